@@ -1,0 +1,70 @@
+"""The activity label: the one label that changes, written at most once per instance and quarter of its idle timeout.
+
+PUT replaces the whole map and there is no ETag: read, refuse unless the map read shows our ownership, merge, write,
+read again and repair once. What another writer changed between our read and our write is lost (a test shows that
+window). Neighbours: `client.api` carries it out; provision and every client verb call it. Imports labels, model and
+errors only.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
+
+from client import labels
+from client.errors import Conflict, OperationFailed
+from client.model import Instance
+
+log = logging.getLogger("exollama.activity")
+
+_ATTEMPTS = 3
+_BUSY_S = 2.0
+
+
+class LabelStore(Protocol):
+    """The part of the API that is used here; `sleep` takes seconds."""
+
+    sleep: Callable[[float], None]
+
+    def now(self) -> datetime: ...
+    def list_instances(self) -> list[Instance]: ...
+    def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None: ...
+
+
+def quarter_s(instance: Instance) -> float:
+    """Seconds between two label writes: a quarter of the instance's idle timeout."""
+    return instance.policy.idle_s / 4
+
+
+def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool:
+    """Write the API's present time into the activity label; True where it was written.
+
+    Skipped where the label is younger than a quarter of the idle timeout (unless `always`), the instance is gone, or
+    its labels show no ownership. Raises Conflict or OperationFailed where it stays busy, and what the API raises.
+    """
+    ours: datetime | None = None
+    for attempt in range(_ATTEMPTS):
+        now = store.now()
+        current = next((i for i in store.list_instances() if i.id == instance_id), None)
+        if current is None or not current.owned:
+            log.warning("instance %s is gone or no longer ours: activity not recorded", instance_id)
+            return False
+        last = current.activity(now)
+        if ours:
+            if last and last >= ours:
+                return True  # read again: it stands
+        elif last and not always and (now - last).total_seconds() < quarter_s(current):
+            return False
+        moment = max(now, last or now).replace(microsecond=0)
+        repairing = ours is not None
+        try:
+            store.put_labels(instance_id, {**current.labels, labels.ACTIVITY: labels.time(moment)})
+        except (Conflict, OperationFailed):
+            if attempt == _ATTEMPTS - 1:
+                raise
+            store.sleep(_BUSY_S)
+            continue
+        if repairing:
+            return True  # once; whoever writes at the very same time again has to live with it
+        ours = moment
+    return ours is not None

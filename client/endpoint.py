@@ -1,0 +1,236 @@
+"""Port 11435 of one instance: a TLS binding proved by the key, authenticated requests, the agent's status and fence.
+
+The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
+/.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
+also holds our key; from then on its fingerprint is pinned. (kubeadm discovers its CA in the same way.) Neighbours:
+`cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors and settings only.
+"""
+
+import hashlib
+import hmac
+import http.client
+import json
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from client.errors import Draining, EndpointError, KeyRejected, OllamaError, StreamCut, Unreachable, Untrusted
+from client.settings import Secret
+
+PORT: Final = 11435
+TIMEOUT_S: Final = 10.0
+STREAM_TIMEOUT_S: Final = 900.0
+"""How long one wait inside an answer may take: a large model needs minutes to load before its first token."""
+_MAX_JSON: Final = 1 << 20
+
+
+class Endpoint:
+    """One instance's endpoint. Not thread-safe: it keeps one connection. `fingerprint` is None until it is verified."""
+
+    def __init__(self, address: str, key: Secret, *, port: int = PORT, timeout_s: float = TIMEOUT_S) -> None:
+        self.address = address
+        self.port = port
+        self.timeout_s = timeout_s
+        self.fingerprint: str | None = None
+        self.certificate: bytes | None = None
+        self._key = key
+        self._idle: http.client.HTTPSConnection | None = None
+
+    @property
+    def url(self) -> str:
+        """`https://ADDRESS:PORT`."""
+        return f"https://{self.address}:{self.port}"
+
+    def close(self) -> None:
+        """Close the kept connection, if there is one."""
+        if self._idle:
+            self._idle.close()
+            self._idle = None
+
+    # -- the agent
+
+    def verify(self) -> str:
+        """Make sure of the certificate and return its SHA-256 fingerprint in hex. Raises Unreachable, Untrusted."""
+        if self._idle is None:
+            self._idle = self._connect()
+        assert self.fingerprint
+        return self.fingerprint
+
+    def status(self) -> dict[str, Any]:
+        """What the instance says of itself: idle_s, in_flight, requests, boot, fence, policy, versions.
+
+        Raises Unreachable (also for an answer that is not of this shape), Untrusted, KeyRejected.
+        """
+        status = self._agent("GET", "/.exollama/status", (200,))
+        idle_s, in_flight, boot = status.get("idle_s"), status.get("in_flight"), status.get("boot")
+        sane = (
+            isinstance(idle_s, int | float)
+            and idle_s >= 0
+            and isinstance(in_flight, int)
+            and isinstance(boot, dict)
+            and isinstance(boot.get("phase"), str)
+        )
+        if not sane:
+            raise Unreachable(f"{self.url} answers, but not with a status that can be read: {str(status)[:120]!r}.")
+        return status
+
+    def touch(self) -> None:
+        """Count as activity. Raises Draining where the instance is fenced."""
+        self._agent("POST", "/.exollama/touch", (204,))
+
+    # -- Ollama
+
+    @contextmanager
+    def request(
+        self, method: str, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float = STREAM_TIMEOUT_S
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Send one request on a connection of its own and hand out the answer, unread.
+
+        Raises Unreachable, Untrusted, KeyRejected, Draining, OllamaError (any other status than 200) and, where the
+        connection ends while the answer is read, StreamCut.
+        """
+        connection = self._connect()
+        try:
+            assert connection.sock
+            connection.sock.settimeout(timeout_s)
+            answer = self._exchange(
+                connection, method, path, json.dumps(payload).encode() if payload is not None else b""
+            )
+            if answer.status != 200:
+                self._refused(answer.status, answer.headers.get("X-Exollama"), answer.read(_MAX_JSON))
+            try:
+                yield answer
+            except (OSError, http.client.HTTPException) as error:
+                raise StreamCut(f"The connection to {self.url} ended in the middle of the answer ({error}).") from error
+        finally:
+            connection.close()
+
+    # -- inside
+
+    def _agent(self, method: str, path: str, expected: tuple[int, ...]) -> dict[str, Any]:
+        """One small exchange with the agent on the kept connection, repeated on a new one where that was stale."""
+        kept = self._idle is not None
+        try:
+            answer, body = self._small(method, path)
+        except Unreachable:
+            if not kept:
+                raise
+            answer, body = self._small(method, path)
+        if answer.status in (502, 504):
+            raise Unreachable(f"{self.url}: nginx is up, but the agent behind it is not (yet).")
+        if answer.status not in expected:
+            self._refused(answer.status, answer.headers.get("X-Exollama"), body)
+        if not body:
+            return {}
+        try:
+            data = json.loads(body)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            raise Unreachable(f"{self.url}{path} answers, but not with JSON: {body[:80]!r}.")
+        return data
+
+    def _small(self, method: str, path: str) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = self._idle or self._connect()
+        self._idle = None
+        try:
+            answer = self._exchange(connection, method, path, b"")
+            body = answer.read(_MAX_JSON)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Unreachable(f"{self.url} stopped answering: {type(error).__name__} {error}.") from error
+        except BaseException:
+            connection.close()
+            raise
+        if answer.will_close:
+            connection.close()
+        else:
+            self._idle = connection
+        return answer, body
+
+    def _exchange(
+        self, connection: http.client.HTTPSConnection, method: str, path: str, body: bytes
+    ) -> http.client.HTTPResponse:
+        headers = {"X-Ollama-Key": self._key.reveal(), "Content-Length": str(len(body))}
+        if body:
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(
+                f"{self.url} gave no answer to {method} {path}: {type(error).__name__} {error}."
+            ) from error
+
+    def _refused(self, status: int, mark: str | None, body: bytes) -> None:
+        try:
+            data = json.loads(body)
+            words = str(data["error"])[:500]
+        except (ValueError, KeyError, TypeError):
+            words = body[:200].decode("utf-8", "replace")
+        if status == 401:
+            raise KeyRejected(
+                f"{self.url} refuses the key (401): it has another one. Unset EXOSCALE_OLLAMA_KEY to use the one in "
+                "the "
+                "instance's user-data, or set it to the key the instance was made with."
+            )
+        if status == 503 and mark == "draining":
+            raise Draining(f"{self.url} takes no new requests (fenced): somebody is about to remove the instance.")
+        raise OllamaError(f"{self.url} answered {status}: {words}", status=status)
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        """A new connection whose certificate is the pinned one, or was proved just now; no key is sent before that."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        connection = http.client.HTTPSConnection(self.address, self.port, timeout=self.timeout_s, context=context)
+        try:
+            connection.connect()
+            assert isinstance(connection.sock, ssl.SSLSocket)
+            certificate = connection.sock.getpeercert(binary_form=True) or b""
+            fingerprint = hashlib.sha256(certificate).hexdigest()
+            if not hmac.compare_digest(fingerprint, self.fingerprint or ""):
+                self._prove(connection, fingerprint)
+                self.fingerprint, self.certificate = fingerprint, certificate
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Unreachable(f"{self.url} cannot be reached: {str(error) or type(error).__name__}.") from error
+        except EndpointError:
+            connection.close()
+            raise
+        return connection
+
+    def _prove(self, connection: http.client.HTTPSConnection, fingerprint: str) -> None:
+        if self.fingerprint:
+            raise Untrusted(
+                f"The certificate of {self.url} changed from {self.fingerprint[:16]}… to {fingerprint[:16]}… during "
+                "this run: "
+                "either somebody intercepts the connection, or the instance was replaced. The key was not sent. Run "
+                "this again."
+            )
+        connection.request("GET", "/.exollama/proof")
+        answer = connection.getresponse()
+        body = answer.read(_MAX_JSON)
+        if answer.status != 200:
+            raise Unreachable(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
+        try:
+            proof = json.loads(body)
+            nonce, mac = str(proof["nonce"]), str(proof["mac"])
+        except (ValueError, KeyError, TypeError):
+            raise Unreachable(f"{self.url} answers the proof with something else: {body[:80]!r}.") from None
+        message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode()
+        expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest()
+        if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not hmac.compare_digest(expected.encode(), mac.encode()):
+            raise Untrusted(
+                f"The certificate of {self.url} ({fingerprint[:16]}…) is not vouched for by our key: either somebody "
+                "intercepts "
+                "the connection, or the key is a wrong one (unset EXOSCALE_OLLAMA_KEY to use the instance's own). "
+                "The key was not sent."
+            )
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()

@@ -1,0 +1,121 @@
+"""Everything that can go wrong, as one small tree: each leaf says what failed, the value seen and what to do next.
+
+Neighbours: raised by every module, mapped to exit codes in one place (`client.cli`). Imports nothing of the project.
+No message ever carries a secret: keys reach this project as `client.settings.Secret` only.
+"""
+
+
+class ExollamaError(Exception):
+    """Base of all errors of this project; `exit_code` is what a command line ends with."""
+
+    exit_code = 1
+
+
+class SettingsError(ExollamaError):
+    """Settings or arguments that cannot be used; `problems` names every one of them at once."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class NoInstance(ExollamaError):
+    """No live instance of that name in the zone, and none was to be created."""
+
+    exit_code = 3
+
+
+class ClockError(ExollamaError):
+    """The local clock and the API's differ by more than ten minutes, so nothing is acted upon."""
+
+
+class ApiError(ExollamaError):
+    """The Exoscale API refused, failed or could not be understood; `status` is 0 where no answer came."""
+
+    def __init__(self, method: str, path: str, status: int, message: str) -> None:
+        super().__init__(f"{method} {path}: {message}")
+        self.method = method
+        self.path = path
+        self.status = status
+        self.message = message
+
+
+class CredentialsRejected(ApiError):
+    """The API does not accept the signature: wrong key or secret, or one that was revoked."""
+
+
+class Denied(ApiError):
+    """The credentials are good, but their IAM role does not allow this operation."""
+
+
+class NotFound(ApiError):
+    """No such resource in this zone (everything is zone-scoped)."""
+
+
+class Conflict(ApiError):
+    """Refused as things stand now: 409 (busy, quota, delete protection) or 412."""
+
+
+class Unanswered(ApiError):
+    """No answer came; `sent` tells whether the request may have been carried out all the same."""
+
+    def __init__(self, method: str, path: str, message: str, *, sent: bool) -> None:
+        super().__init__(method, path, 0, message)
+        self.sent = sent
+
+
+class OperationFailed(ExollamaError):
+    """An asynchronous operation ended in failure or timeout, or had not ended when the patience had.
+
+    `reason` is Exoscale's word for it (busy, conflict, fault, …), or None where it gave none.
+    """
+
+    def __init__(self, what: str, state: str, reason: str | None, message: str | None) -> None:
+        detail = ", ".join(part for part in (reason, message) if part) or "no reason given"
+        super().__init__(f"{what}: the operation ended in {state} ({detail}).")
+        self.state = state
+        self.reason = reason
+
+
+class BootFailed(ExollamaError):
+    """The instance reported that its boot failed, or it was not ready within its boot timeout."""
+
+    def __init__(self, message: str, *, phase: str, log: tuple[str, ...] = ()) -> None:
+        tail = "".join(f"\n  | {line}" for line in log)
+        super().__init__(message + tail)
+        self.phase = phase
+        self.log = log
+
+
+class EndpointError(ExollamaError):
+    """Something on port 11435 of an instance is not as it should be."""
+
+
+class Unreachable(EndpointError):
+    """No usable answer from port 11435: refused, silent, no TLS, or its agent is not up (yet)."""
+
+
+class Untrusted(EndpointError):
+    """The certificate is not vouched for by our key; the key was not sent."""
+
+
+class KeyRejected(EndpointError):
+    """The instance answered 401: it has another key."""
+
+
+class Draining(EndpointError):
+    """The instance is fenced: it takes no new requests because somebody is about to remove it."""
+
+
+class OllamaError(EndpointError):
+    """Ollama itself answered with an error; `status` is its HTTP status."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StreamCut(EndpointError):
+    """The connection ended in the middle of an answer; what had arrived was passed on."""

@@ -1,0 +1,180 @@
+"""What was observed of an instance: `Instance` from the API, `Policy` from its labels, `Header` from its user-data.
+
+Reading never raises: what somebody edited by hand or another version wrote counts for nothing and the default stands.
+Neighbours: `client.labels` for the codec; everything that decides reads these. No I/O.
+"""
+
+import base64
+import binascii
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from client import labels
+from client.settings import (
+    DEFAULT_BOOT_S,
+    DEFAULT_IDLE_S,
+    DEFAULT_LIFETIME_S,
+    DEFAULT_RETENTION_S,
+    KEY_RE,
+    Secret,
+)
+
+GONE = frozenset({"destroying", "destroyed", "expunging"})
+"""States from which an instance does not come back."""
+
+_MAX_USER_DATA = 1 << 20  # unpacked; a zip bomb in somebody's user-data must not be ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The policy that travels with an instance. Times are seconds; `deadline` None means that there is none."""
+
+    idle_s: int
+    boot_s: int
+    retention_s: int
+    deadline: datetime | None
+    action: str
+    reach: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The second line of the user-data: the create call's nonce and the endpoint's key."""
+
+    request: str
+    key: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One instance as the API showed it. `user_data` is there only where it was read by id."""
+
+    id: str
+    zone: str
+    name: str = ""
+    state: str = ""
+    created: datetime | None = None
+    address: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    managed: bool = False
+    type_id: str | None = None
+    disk_gib: int | None = None
+    user_data: Secret | None = None
+
+    @classmethod
+    def from_api(cls, zone: str, data: Mapping[str, Any]) -> "Instance":
+        """Read one item of list-instances or the answer of get-instance. Raises ValueError where it has no id."""
+        if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+            raise ValueError("an instance without an id")
+        given = data.get("labels")
+        user_data = data.get("user-data")
+        address = data.get("public-ip")
+        instance_type = data.get("instance-type")
+        return cls(
+            id=data["id"],
+            zone=zone,
+            name=str(data.get("name") or ""),
+            state=str(data.get("state") or ""),
+            created=_moment(data.get("created-at")),
+            address=address if isinstance(address, str) and address else None,
+            labels={str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {},
+            managed=bool(data.get("manager")),
+            type_id=instance_type.get("id") if isinstance(instance_type, dict) else None,
+            disk_gib=data.get("disk-size"),
+            user_data=Secret(user_data) if isinstance(user_data, str) else None,
+        )
+
+    @property
+    def owned(self) -> bool:
+        """Whether this version of the project may touch it. Pool-managed ones belong to their pool."""
+        return self.labels.get(labels.OWNER) == labels.VERSION and not self.managed
+
+    @property
+    def owned_name(self) -> str:
+        """The name it was provisioned under; the instance's own where the label cannot be read."""
+        return labels.read_text(self.labels.get(labels.NAME)) or self.name
+
+    @property
+    def model(self) -> str | None:
+        """The model it was provisioned with."""
+        return labels.read_text(self.labels.get(labels.MODEL))
+
+    @property
+    def request(self) -> str | None:
+        """The nonce of its create call, from its labels."""
+        return labels.read_nonce(self.labels.get(labels.REQUEST))
+
+    @property
+    def age_key(self) -> tuple[datetime, str]:
+        """Sorts the oldest first; the id breaks a tie, so that everybody picks the same one."""
+        return (self.created or datetime.max.replace(tzinfo=UTC), self.id)
+
+    def activity(self, now: datetime) -> datetime | None:
+        """The last activity by label, or None where it is unreadable or lies in the future (a minute is forgiven)."""
+        moment = labels.read_time(self.labels.get(labels.ACTIVITY))
+        return moment if moment and moment <= now + timedelta(minutes=1) else None
+
+    @property
+    def policy(self) -> Policy:
+        """Its policy, with the default for whatever label is missing, unreadable or absurd."""
+        read = self.labels.get
+        deadline = None
+        if read(labels.DEADLINE) != "none":
+            deadline = labels.read_time(read(labels.DEADLINE))
+            if deadline is None and self.created:
+                deadline = self.created + timedelta(seconds=DEFAULT_LIFETIME_S)
+        return Policy(
+            idle_s=labels.read_seconds(read(labels.IDLE)) or DEFAULT_IDLE_S,
+            boot_s=labels.read_seconds(read(labels.BOOT)) or DEFAULT_BOOT_S,
+            retention_s=labels.read_seconds(read(labels.RETENTION)) or DEFAULT_RETENTION_S,
+            deadline=deadline,
+            action="stop" if read(labels.ACTION) == "stop" else "destroy",
+            reach="any" if read(labels.REACH) == "any" else "limited",
+        )
+
+    def header(self) -> Header | None:
+        """The nonce and the key in its user-data; None where it was not read or is not this project's."""
+        return read_header(self.user_data.reveal()) if self.user_data else None
+
+
+def read_header(user_data: str) -> Header | None:
+    """Read back the second line of a user-data (base64, gzipped or not), or None where it is not this project's."""
+    try:
+        raw = base64.b64decode(user_data, validate=True)
+        if raw[:2] == b"\x1f\x8b":
+            raw = zlib.decompressobj(wbits=31).decompress(raw, _MAX_USER_DATA)
+        lines = raw[:4096].decode("utf-8", "replace").split("\n", 2)
+        match = (
+            re.fullmatch(r"# exollama (\{.*\})", lines[1]) if lines[0] == "#cloud-config" and len(lines) > 2 else None
+        )
+        header = json.loads(match[1]) if match else None
+    except (binascii.Error, zlib.error, ValueError):
+        return None
+    if not isinstance(header, dict) or header.get("v") != 1:
+        return None
+    request, key = header.get("request"), header.get("key")
+    if not (isinstance(request, str) and re.fullmatch(r"[0-9a-f]{32}", request)):
+        return None
+    if not (isinstance(key, str) and KEY_RE.fullmatch(key)):
+        return None
+    return Header(request=request, key=Secret(key))
+
+
+def owned_live(instances: list[Instance], name: str) -> list[Instance]:
+    """The owned instances of one name that are not on their way out, the oldest first."""
+    mine = [i for i in instances if i.owned and i.owned_name == name and i.state not in GONE]
+    return sorted(mine, key=lambda instance: instance.age_key)
+
+
+def _moment(value: object) -> datetime | None:
+    """RFC 3339 as the API writes it; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment

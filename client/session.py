@@ -1,0 +1,247 @@
+"""One use of a private Ollama: find the instance, wake one where there is none, record activity, stream an answer.
+
+Waking goes through a callable it is given, so that this module needs neither the functions nor urllib3. Neighbours:
+`client.endpoint` for the connection, `client.activity` for the label; `client.verbs` is the command line over it.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from client import activity
+from client.api import Api
+from client.boot import Progress, failure, silent, wait_ready
+from client.endpoint import Endpoint
+from client.errors import (
+    Denied,
+    Draining,
+    ExollamaError,
+    NoInstance,
+    NotFound,
+    OllamaError,
+    SettingsError,
+    StreamCut,
+    Unreachable,
+)
+from client.model import Instance, owned_live
+from client.settings import Secret, Settings
+
+log = logging.getLogger("exollama.session")
+
+Wake = Callable[[], Mapping[str, Any]]
+"""Provisions, waits until ready and returns provision's result: `{"id", …}`."""
+
+_TRIES = 4
+_FENCE_PAUSE_S = 2.0
+_FENCE_WAIT_S = 150.0  # the lease is 120 s
+
+
+class Session:
+    """What a client verb works with. `note` gets whole sentences for a person, `progress` what is going on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: Api,
+        *,
+        wake: Wake | None = None,
+        note: Callable[[str], None] = log.info,
+        progress: Progress = silent,
+    ) -> None:
+        self.settings = settings
+        self.api = api
+        self._wake = wake
+        self._note = note
+        self._progress = progress
+
+    def ready(self) -> tuple[Instance, Endpoint, dict[str, Any]]:
+        """A running instance whose boot is through and that is not fenced, its endpoint, and its status.
+
+        Wakes one where there is none. Raises NoInstance where that is not wanted, BootFailed, Untrusted, KeyRejected.
+        """
+        instance = self.find()
+        if instance:
+            endpoint = self.endpoint(instance)
+            try:
+                status = endpoint.status()
+                if status["boot"]["phase"] == "ready" and not status.get("fence"):
+                    return instance, endpoint, status
+            except Unreachable as error:
+                log.info("%s", error)
+        if self._wake is None:
+            return self._wait_without_waking(instance)
+        woken = self._wake()
+        instance = self._by_id(str(woken["id"]))
+        endpoint = self.endpoint(instance)
+        return instance, endpoint, endpoint.status()
+
+    def endpoint(self, instance: Instance) -> Endpoint:
+        """The endpoint of an instance, with the key of its user-data or, where that is denied, EXOSCALE_OLLAMA_KEY."""
+        if not instance.address:
+            raise Unreachable(f"Instance {instance.id} has no public address (yet).")
+        return Endpoint(instance.address, self.key(instance))
+
+    def key(self, instance: Instance) -> Secret:
+        """The endpoint's key. The user-data's wins; a differing EXOSCALE_OLLAMA_KEY is reported."""
+        configured = self.settings.key
+        try:
+            header = self.api.get_instance(instance.id).header()
+        except Denied:
+            if configured:
+                return configured
+            raise SettingsError(
+                "The key of the endpoint is not known: these credentials may not read it from the instance. Either set "
+                "EXOSCALE_OLLAMA_KEY, or allow the operation get-instance in the IAM role of the API key."
+            ) from None
+        except NotFound:
+            raise NoInstance(f"Instance {instance.id} was removed just now.") from None
+        if header is None:
+            if configured:
+                return configured
+            raise ExollamaError(
+                f"The user-data of instance {instance.id} is not this project's. Set EXOSCALE_OLLAMA_KEY."
+            )
+        if configured and configured != header.key:
+            self._note("EXOSCALE_OLLAMA_KEY differs from the key of the running instance; the instance's own is used.")
+        return header.key
+
+    @contextmanager
+    def active(self, instance: Instance) -> Iterator[None]:
+        """Record activity before, each quarter of the idle timeout during, and after; a failed write fails nothing."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(activity.quarter_s(instance)):
+                self._record(instance)
+
+        self._record(instance)
+        thread = threading.Thread(target=beat, name="exollama-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(timeout=5)
+            self._record(instance)
+
+    def generate(self, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
+        """Run POST /api/generate and return Ollama's last object, its `response` the whole text.
+
+        `payload` is Ollama's; `on_text` gets each piece as it arrives. A fence is waited out and a model that is not
+        there is pulled, both only while nothing has arrived. Raises OllamaError, StreamCut, and what `ready` raises.
+        """
+        for _ in range(_TRIES):
+            instance, endpoint, _status = self.ready()
+            with self.active(instance):
+                try:
+                    return _stream(endpoint, payload, on_text)
+                except Draining:
+                    self._note("The instance is about to be removed; waiting for it, or for a fresh one.")
+                    self.api.sleep(_FENCE_PAUSE_S)
+                except OllamaError as error:
+                    model = str(payload["model"])
+                    if error.status != 404 or "not found" not in str(error):
+                        raise
+                    self._note(f"The model {model} is not on the instance yet; pulling it.")
+                    pull(endpoint, model, self._progress)
+        raise Draining(f"No instance took the request in {_TRIES} tries. Run this again in a few minutes.")
+
+    # -- inside
+
+    def _record(self, instance: Instance) -> None:
+        try:
+            activity.record(self.api, instance.id)
+        except ExollamaError as error:
+            log.warning("activity not recorded: %s", error)
+
+    def find(self) -> Instance | None:
+        """The oldest running instance of our name in the zone, or None."""
+        live = owned_live(self.api.list_instances(), self.settings.name)
+        return next((i for i in live if i.state == "running" and i.address), None)
+
+    def _by_id(self, instance_id: str) -> Instance:
+        found = next((i for i in self.api.list_instances() if i.id == instance_id), None)
+        if found is None:
+            raise NoInstance(
+                f"Instance {instance_id} was removed while it was waited for. Run this again to get a new one."
+            )
+        return found
+
+    def _wait_without_waking(self, instance: Instance | None) -> tuple[Instance, Endpoint, dict[str, Any]]:
+        if instance is None:
+            raise NoInstance(
+                f"There is no running instance named {self.settings.name} in {self.settings.zone}. "
+                "Run `exollama provision`, or leave --no-provision away."
+            )
+        endpoint = self.endpoint(instance)
+        wait_ready(
+            endpoint,
+            budget_s=instance.policy.boot_s,
+            look=lambda: void(self._by_id(instance.id)),
+            progress=self._progress,
+        )
+        began = time.monotonic()
+        while (status := endpoint.status()).get("fence"):
+            if time.monotonic() - began > _FENCE_WAIT_S:
+                raise Draining(f"Instance {instance.id} is being removed. Run `exollama provision` for a new one.")
+            self._progress("draining", None, time.monotonic() - began)
+            self.api.sleep(_FENCE_PAUSE_S)
+        if broken := failure(status):
+            raise broken
+        return instance, endpoint, status
+
+
+def void(_: object) -> None:
+    """Discard a value, where only the raising counts."""
+
+
+def pull(endpoint: Endpoint, model: str, progress: Progress) -> None:
+    """Have the instance pull a model. Raises OllamaError with Ollama's own words where it cannot."""
+    began = time.monotonic()
+    totals: dict[str, tuple[float, float]] = {}
+    for item in _lines(endpoint, "/api/pull", {"model": model, "stream": True}):
+        if item.get("error"):
+            raise OllamaError(f"The model {model} cannot be pulled: {item['error']}", status=200)
+        if item.get("digest") and item.get("total"):
+            totals[str(item["digest"])] = (float(item.get("completed") or 0), float(item["total"]))
+        total = sum(size for _, size in totals.values())
+        percent = 100 * sum(done for done, _ in totals.values()) / total if total else None
+        progress("model", percent, time.monotonic() - began)
+        if item.get("status") == "success":
+            return
+    raise StreamCut(f"The pull of {model} ended before it said success. Run this again; what was pulled is kept.")
+
+
+def _stream(endpoint: Endpoint, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
+    pieces: list[str] = []
+    for item in _lines(endpoint, "/api/generate", payload):
+        if item.get("error"):
+            raise OllamaError(f"Ollama ended the answer with an error: {item['error']}", status=200)
+        piece = str(item.get("response") or "")
+        pieces.append(piece)
+        if piece:
+            on_text(piece)
+        if item.get("done"):
+            return {**item, "response": "".join(pieces)}
+    raise StreamCut(
+        f"The answer from {endpoint.url} was cut off after {len(''.join(pieces))} characters: the stream ended "
+        "without its last "
+        "line. What had arrived is above; run this again for a whole one."
+    )
+
+
+def _lines(endpoint: Endpoint, path: str, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The objects of an NDJSON answer as they arrive."""
+    with endpoint.request("POST", path, dict(payload)) as answer:
+        while line := answer.readline():
+            try:
+                item = json.loads(line)
+            except ValueError:
+                item = None
+            if not isinstance(item, dict):
+                raise StreamCut(f"{endpoint.url}{path} sent a line that is no JSON object: {line[:80]!r}.")
+            yield item

@@ -1,0 +1,70 @@
+"""What provisioning and reaping need on top of the client's operations: create, start, stop, delete, the catalogue.
+
+Each is one call of the OpenAPI document; what may be repeated after which failure is `client.api`'s and
+`functions.protocol`'s matter. Neighbours: extends `client.api.Api`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from client.api import Api
+
+Operation = Mapping[str, Any]
+
+
+class Cloud(Api):
+    """One zone of Exoscale, with everything that the functions do to it."""
+
+    def create_instance(self, body: Mapping[str, Any]) -> Operation:
+        """Ask for an instance; `reference.id` of the operation is its id, where it is there."""
+        return self.call("POST", "/instance", body=body)
+
+    def delete_instance(self, instance_id: str) -> Operation:
+        """Ask for its destruction, running or not."""
+        return self.call("DELETE", f"/instance/{instance_id}")
+
+    def start_instance(self, instance_id: str) -> Operation:
+        """Ask a stopped instance to start. The body is required, if only `{}`."""
+        return self.call("PUT", f"/instance/{instance_id}:start", body={})
+
+    def stop_instance(self, instance_id: str) -> Operation:
+        """Ask a running instance to stop; its disk stays, and costs."""
+        return self.call("PUT", f"/instance/{instance_id}:stop")
+
+    def list_templates(self) -> list[dict[str, Any]]:
+        """The zone's templates, public and private."""
+        public = self.call("GET", "/template", query={"visibility": "public"}).get("templates")
+        private = self.call("GET", "/template", query={"visibility": "private"}).get("templates")
+        return [template for template in [*(public or ()), *(private or ())] if isinstance(template, dict)]
+
+    def list_instance_types(self) -> list[dict[str, Any]]:
+        """All types: family, size, cpus, memory in bytes, authorized, zones. Signed, it omits what may not be used."""
+        types = self.call("GET", "/instance-type").get("instance-types")
+        return [one for one in types or () if isinstance(one, dict)]
+
+    def list_security_groups(self) -> list[dict[str, Any]]:
+        """The account's own security groups: id and name."""
+        groups = self.call("GET", "/security-group", query={"visibility": "private"}).get("security-groups")
+        return [group for group in groups or () if isinstance(group, dict)]
+
+    def get_security_group(self, group_id: str) -> dict[str, Any]:
+        """One security group with its rules."""
+        return self.call("GET", f"/security-group/{group_id}")
+
+    def create_security_group(self, name: str, description: str) -> None:
+        """Create a group (no ingress, all egress) and wait for it. Raises Conflict where the name is taken."""
+        operation = self.call("POST", "/security-group", body={"name": name, "description": description})
+        self.wait(operation, f"creating the security group {name}", 60.0)
+
+    def allow(self, group_id: str, network: str, port: int) -> None:
+        """Add an ingress rule for one TCP port and wait for it."""
+        rule = {
+            "flow-direction": "ingress",
+            "protocol": "tcp",
+            "network": network,
+            "start-port": port,
+            "end-port": port,
+            "description": "exollama",
+        }
+        operation = self.call("POST", f"/security-group/{group_id}/rules", body=rule)
+        self.wait(operation, f"adding {network} to the security group {group_id}", 60.0)

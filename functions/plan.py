@@ -1,0 +1,264 @@
+"""What to create: template, type, disk, security group, labels and user-data, settled before anything is charged.
+
+Everything that can be refused is refused here, with what exists instead. Neighbours: `functions.fit` estimates,
+`functions.userdata` renders, `functions.protocol` creates.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from client import __version__, labels
+from client.endpoint import PORT
+from client.errors import ApiError, Conflict, ExollamaError
+from client.settings import DEFAULT_TYPE, Secret, Settings
+from functions import fit, userdata
+from functions.cloud import Cloud
+
+Note = Callable[[str], None]
+_WHOLE_INTERNET: Final = frozenset({"0.0.0.0/0", "::/0"})
+_QUOTA_HINT: Final = "Quotas of GPU types start at 0 and are raised by Exoscale's support, per account and zone."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One create call, ready to be sent: its body, its nonce, and what a person wants to know of it."""
+
+    body: Mapping[str, Any]
+    request: str
+    instance_type: str
+    zone: str
+    hourly_cost: float | None
+
+    def sentence(self) -> str:
+        """What is being created, where, and about what an hour costs."""
+        cost = (
+            "a price that is not known here"
+            if self.hourly_cost is None
+            else f"about {self.hourly_cost:.3f} per hour (CHF, EUR or USD)"
+        )
+        return f"Creating a {self.instance_type} in {self.zone}, {cost}."
+
+
+def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = False) -> Draft:
+    """Settle everything for one create call; makes or heals the security group, creates nothing else.
+
+    Raises ExollamaError for an unknown template or type, a type that is too dear or not authorised, a disk that is too
+    small; and what the API raises.
+    """
+    template = find_template(cloud, settings)
+    instance_type = find_type(cloud, settings, note)
+    name = type_name(instance_type)
+    needed = fit.disk_gib(settings.model)
+    if settings.disk_gib < needed:
+        raise ExollamaError(
+            f"A disk of {settings.disk_gib} GiB is too small for {settings.model}: system, container image and model "
+            "need "
+            f"about {needed}. Set EXOSCALE_DISK_SIZE={needed} or more. Nothing was created."
+        )
+    cost = fit.hourly_cost(name, settings.disk_gib)
+    if settings.max_hourly_cost is not None and (cost is None or cost > settings.max_hourly_cost):
+        about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
+        raise ExollamaError(
+            f"{name} {about}, and EXOSCALE_MAX_HOURLY_COST is {settings.max_hourly_cost}. Raise it, or set "
+            "EXOSCALE_INSTANCE_TYPE to a cheaper type. Nothing was created."
+        )
+    group = security_group(cloud, settings.allowed_cidrs, note)
+    request = secrets.token_hex(16)
+    now = cloud.now()
+    deadline = None if settings.max_lifetime_s is None else now + timedelta(seconds=settings.max_lifetime_s)
+    user_data = userdata.render(
+        name=settings.name,
+        model=settings.model,
+        key=settings.key or Secret(secrets.token_hex(32)),
+        request=request,
+        image=settings.image,
+        idle_s=settings.idle_s,
+        boot_s=settings.boot_s,
+        retention_s=settings.retention_s,
+        deadline=None if deadline is None else int(deadline.timestamp()),
+        action=settings.reap_action,
+        keep_failed=keep_failed,
+        version=__version__,
+    )
+    body = {
+        "name": settings.name,
+        "labels": owned_labels(settings, request, now, deadline),
+        "instance-type": {"id": instance_type["id"]},
+        "template": {"id": template["id"]},
+        "disk-size": settings.disk_gib,
+        "security-groups": [{"id": group}],
+        "public-ip-assignment": "inet4",
+        "user-data": user_data,
+    }
+    return Draft(body=body, request=request, instance_type=name, zone=cloud.zone, hourly_cost=cost)
+
+
+def owned_labels(settings: Settings, request: str, now: datetime, deadline: datetime | None) -> dict[str, str]:
+    """The labels of the create call (contract v1): ownership, policy and the first activity."""
+    reach = "any" if _WHOLE_INTERNET.intersection(settings.allowed_cidrs) else "limited"
+    return {
+        labels.OWNER: labels.VERSION,
+        labels.NAME: labels.text(settings.name),
+        labels.MODEL: labels.text(settings.model),
+        labels.REQUEST: labels.nonce(request),
+        labels.ACTIVITY: labels.time(now),
+        labels.IDLE: labels.seconds(settings.idle_s),
+        labels.BOOT: labels.seconds(settings.boot_s),
+        labels.RETENTION: labels.seconds(settings.retention_s),
+        labels.DEADLINE: "none" if deadline is None else labels.time(deadline),
+        labels.ACTION: settings.reap_action,
+        labels.REACH: reach,
+    }
+
+
+def find_template(cloud: Cloud, settings: Settings) -> dict[str, Any]:
+    """The template of that id, or the newest of that name. Raises ExollamaError naming what there is."""
+    wanted = settings.template
+    templates = cloud.list_templates()
+    found = [t for t in templates if wanted in (t.get("id"), t.get("name"))]
+    if found:
+        return max(found, key=lambda t: str(t.get("created-at") or ""))
+    names = sorted({str(t.get("name")) for t in templates if "ubuntu" in str(t.get("name")).lower()})
+    raise ExollamaError(
+        f"There is no template {wanted!r} in {cloud.zone}.{_elsewhere(cloud, settings, _has_template)} Ubuntu "
+        "templates here: "
+        f"{'; '.join(names) or 'none'}. Set EXOSCALE_TEMPLATE. Nothing was created."
+    )
+
+
+def type_name(instance_type: Mapping[str, Any]) -> str:
+    """`family.size`: an instance type has no name of its own."""
+    return f"{instance_type.get('family')}.{instance_type.get('size')}"
+
+
+def find_type(cloud: Cloud, settings: Settings, note: Note) -> dict[str, Any]:
+    """The type that was set, or the smallest authorised one that fits. Raises ExollamaError naming what there is."""
+    types = [t for t in cloud.list_instance_types() if not t.get("zones") or cloud.zone in t["zones"]]
+    usable = sorted((t for t in types if t.get("authorized", True)), key=lambda t: int(t.get("memory") or 0))
+    need = fit.memory_bytes(settings.model)
+    wanted = settings.instance_type
+    if wanted is None:
+        return _fit_type(usable, settings, need, note)
+    if wanted.startswith("gpu"):
+        raise ExollamaError(
+            f"{wanted}: this version installs no GPU drivers, so the model would run on the processor at a GPU's "
+            "price. "
+            "Use a standard type. Nothing was created."
+        )
+    chosen = next((t for t in usable if type_name(t) == wanted), None)
+    if chosen is None:
+        here = ", ".join(type_name(t) for t in usable)
+        if any(type_name(t) == wanted for t in types):
+            raise ExollamaError(
+                f"The type {wanted} is not authorised for this account. {_QUOTA_HINT} Authorised in {cloud.zone}: "
+                f"{here}. "
+                "Nothing was created."
+            )
+        raise ExollamaError(
+            f"There is no type {wanted} in {cloud.zone}.{_elsewhere(cloud, settings, _has_type)} Authorised here: "
+            f"{here}. "
+            "Set EXOSCALE_INSTANCE_TYPE. Nothing was created."
+        )
+    memory = int(chosen.get("memory") or 0)
+    if need is not None and need > memory:
+        note(
+            f"Warning: {settings.model} needs about {need / fit.GIB:.1f} GiB of memory by its tag, and {wanted} has "
+            f"{memory / fit.GIB:.1f}. It may fail to load or be very slow."
+        )
+    return chosen
+
+
+def _fit_type(usable: list[dict[str, Any]], settings: Settings, need: int | None, note: Note) -> dict[str, Any]:
+    family = DEFAULT_TYPE.partition(".")[0]
+    candidates = [t for t in usable if t.get("family") == family]
+    if need is None:
+        note(
+            f"The tag of {settings.model} does not tell its size; taking {DEFAULT_TYPE}. EXOSCALE_INSTANCE_TYPE sets "
+            "another type."
+        )
+        fitting = [t for t in candidates if type_name(t) == DEFAULT_TYPE]
+    else:
+        fitting = [t for t in candidates if int(t.get("memory") or 0) >= need]
+    if not fitting:
+        largest = type_name(candidates[-1]) if candidates else "none"
+        raise ExollamaError(
+            f"No authorised type of the {family} family fits {settings.model}"
+            f"{'' if need is None else f', which needs about {need / fit.GIB:.1f} GiB by its tag'} (the largest is "
+            f"{largest}). "
+            "Choose a smaller model, or set EXOSCALE_INSTANCE_TYPE. Nothing was created."
+        )
+    if need is not None:
+        note(
+            f"{settings.model} needs about {need / fit.GIB:.1f} GiB of memory by its tag: taking "
+            f"{type_name(fitting[0])} "
+            f"({int(fitting[0]['memory']) / fit.GIB:.0f} GiB). EXOSCALE_INSTANCE_TYPE sets another type."
+        )
+    return fitting[0]
+
+
+def _has_template(cloud: Cloud, settings: Settings) -> bool:
+    return any(settings.template in (t.get("id"), t.get("name")) for t in cloud.list_templates())
+
+
+def _has_type(cloud: Cloud, settings: Settings) -> bool:
+    return any(
+        type_name(t) == settings.instance_type and t.get("authorized", True) for t in cloud.list_instance_types()
+    )
+
+
+def _elsewhere(cloud: Cloud, settings: Settings, has: Callable[[Cloud, Settings], bool]) -> str:
+    """The other zones that have what is missing here, as half a sentence; best effort, on the way to an error."""
+    try:
+        others = [zone for zone in cloud.list_zones() if zone != cloud.zone]
+        having = [zone for zone in others if has(cloud.beside(zone), settings)]
+    except ApiError:
+        return ""
+    return f" It exists in {', '.join(having)}." if having else " No other zone has it either."
+
+
+def security_group(cloud: Cloud, cidrs: tuple[str, ...], note: Note) -> str:
+    """The id of the group that lets these networks, and no others, reach the endpoint's port; made or healed.
+
+    The networks' hash is in its name, so that no pipeline widens another's. Somebody else making it at the same time
+    is survived: names may or may not be unique, so the lowest id of that name is taken.
+    """
+    name = f"exollama-{hashlib.sha256(','.join(cidrs).encode()).hexdigest()[:12]}"
+    group_id = _group_id(cloud, name)
+    if group_id is None:
+        try:
+            cloud.create_security_group(name, f"exollama: port {PORT} from {', '.join(cidrs)}"[:255])
+        except Conflict:
+            pass  # another run made it in between
+        group_id = _group_id(cloud, name)
+        if group_id is None:
+            raise ExollamaError(
+                f"The security group {name} was created in {cloud.zone} but is not listed. Run this again."
+            )
+    rules = [rule for rule in cloud.get_security_group(group_id).get("rules") or () if isinstance(rule, dict)]
+    present = {
+        r.get("network")
+        for r in rules
+        if r.get("flow-direction") == "ingress" and r.get("start-port") == PORT == r.get("end-port")
+    }
+    for cidr in cidrs:
+        if cidr not in present:
+            try:
+                cloud.allow(group_id, cidr, PORT)
+            except Conflict:
+                pass  # the rule appeared in between
+    wider = sorted(
+        str(r.get("network")) for r in rules if r.get("flow-direction") == "ingress" and r.get("network") not in cidrs
+    )
+    if wider:
+        note(f"Warning: the security group {name} also lets in {', '.join(wider)}; somebody added that by hand.")
+    return group_id
+
+
+def _group_id(cloud: Cloud, name: str) -> str | None:
+    return min(
+        (str(g["id"]) for g in cloud.list_security_groups() if g.get("name") == name and g.get("id")), default=None
+    )

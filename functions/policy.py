@@ -1,0 +1,150 @@
+"""What to do about one instance: pure decisions, each with its reason in words.
+
+`by_labels` looks at what the API shows; `by_probe` at what the instance said of itself, or at its silence. Nothing here
+reads a clock or talks to anybody. Neighbours: `functions.protocol` carries the decisions out.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final
+
+from client.model import GONE, Instance
+
+GRACE: Final = timedelta(hours=1)
+"""How long past its deadline requests in flight are waited for."""
+SILENCE: Final = timedelta(minutes=20)
+"""How long past idle an unreachable instance is left alone: by then a healthy idle one has powered itself off."""
+SKIPPED_WRITES: Final = 1.25
+"""Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
+
+
+class Verb(Enum):
+    """What is to be done."""
+
+    KEEP = "keep"
+    ASK = "ask"
+    DESTROY = "destroy"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verb and why. `trouble` marks a keep that nobody should overlook."""
+
+    verb: Verb
+    reason: str
+    trouble: bool = False
+
+
+def keep(reason: str) -> Decision:
+    """Keep it, because."""
+    return Decision(Verb.KEEP, reason)
+
+
+def idle_since(instance: Instance, now: datetime) -> datetime | None:
+    """When the label says that it became idle, or None where the label counts for nothing."""
+    activity = instance.activity(now)
+    return activity and activity + timedelta(seconds=instance.policy.idle_s * SKIPPED_WRITES)
+
+
+def booting_until(instance: Instance, now: datetime) -> datetime | None:
+    """Until when it may be booting: its boot timeout from the later of created-at and activity."""
+    began = [moment for moment in (instance.created, instance.activity(now)) if moment]
+    return max(began) + timedelta(seconds=instance.policy.boot_s) if began else None
+
+
+def by_labels(instance: Instance, now: datetime) -> Decision:
+    """The decision as far as the API's view allows one; ASK where only the instance itself knows."""
+    policy = instance.policy
+    if instance.state in GONE:
+        return keep(f"already {instance.state}")
+    if instance.state == "error":
+        return Decision(Verb.DESTROY, "in state error")
+    if instance.state == "stopped":
+        return _stopped(instance, now)
+    if instance.state not in ("running", "starting"):
+        return keep(f"{instance.state}: in transition, looked at again next time")
+    if policy.deadline and now >= policy.deadline:
+        return Decision(Verb.ASK, "past its deadline")
+    idle = idle_since(instance, now)
+    if idle is None:
+        return Decision(Verb.ASK, "its activity label cannot be used")
+    if now < idle:
+        return keep(f"used {_ago(now - (instance.activity(now) or now))} ago")
+    return Decision(Verb.ASK, f"idle by its label for {_ago(now - idle)}")
+
+
+def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decision:
+    """The decision once the instance has said what it is doing."""
+    policy = instance.policy
+    boot = status["boot"]
+    past_deadline = policy.deadline is not None and now >= policy.deadline
+    if isinstance(boot.get("error"), dict):
+        kept = status.get("policy")
+        until = (instance.activity(now) or instance.created or now) + timedelta(seconds=policy.retention_s)
+        if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
+            return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
+        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}")
+    until_booted = booting_until(instance, now)
+    if boot["phase"] != "ready" and not past_deadline:
+        if until_booted and now < until_booted:
+            return keep(f"booting (phase {boot['phase']})")
+        return Decision(Verb.DESTROY, f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})")
+    in_flight, idle_s = status["in_flight"], status["idle_s"]
+    if past_deadline and policy.deadline:
+        if in_flight and now < policy.deadline + GRACE:
+            return keep(f"past its deadline, but {in_flight} request(s) in flight; waited for within the hour of grace")
+        return Decision(Verb.DESTROY, "past its deadline")
+    if in_flight:
+        return keep(f"{in_flight} request(s) in flight")
+    if idle_s < policy.idle_s:
+        return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself")
+    if status.get("fence"):
+        return keep("fenced: another reaper, or its own watchdog, is at it")
+    verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
+    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}")
+
+
+def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
+    """The decision where it runs but gave no usable answer."""
+    policy = instance.policy
+    until_booted = booting_until(instance, now)
+    if until_booted and now < until_booted:
+        return keep("booting: not reachable yet")
+    if policy.deadline and now >= policy.deadline + GRACE:
+        return Decision(Verb.DESTROY, "past its deadline and the grace, and not reachable")
+    idle = idle_since(instance, now)
+    if policy.reach == "any" and idle and now >= idle + SILENCE:
+        verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
+        return Decision(verb, f"idle by its label for {_ago(now - idle)}, and not reachable")
+    until = (
+        f"until {policy.deadline + GRACE:%Y-%m-%d %H:%M} UTC"
+        if policy.deadline
+        else "for as long as it has no deadline"
+    )
+    if policy.reach == "any" and idle:
+        until = f"until {idle + SILENCE:%Y-%m-%d %H:%M} UTC"
+    return Decision(Verb.KEEP, f"cannot be asked: {trouble} Kept {until}.", trouble=True)
+
+
+def _stopped(instance: Instance, now: datetime) -> Decision:
+    policy = instance.policy
+    if policy.action != "stop":
+        return Decision(Verb.DESTROY, "stopped: it powered itself off")
+    if policy.deadline and now >= policy.deadline:
+        return Decision(Verb.DESTROY, "stopped, and past its deadline")
+    activity = instance.activity(now)
+    if activity is None:
+        return keep("stopped; its activity label cannot be used, so it is kept until its deadline")
+    until = activity + timedelta(seconds=policy.idle_s + policy.retention_s)
+    if now < until:
+        return keep(f"stopped, its disk kept until {until:%Y-%m-%d %H:%M} UTC")
+    return Decision(Verb.DESTROY, f"stopped for longer than its retention of {policy.retention_s} s")
+
+
+def _ago(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,378 @@
+"""The provision protocol for one name in one zone: find, start or create, wait, and settle on one of several.
+
+Idempotent, and safe beside other runs of itself: everybody picks the oldest healthy instance, and a loser deletes its
+own only while that is not yet ready. Like `functions.protocol`, over the same two seams, without a clock or socket of
+its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from client import activity
+from client.boot import UNREACHABLE, Progress, wait_ready
+from client.errors import (
+    ApiError,
+    BootFailed,
+    Draining,
+    EndpointError,
+    ExollamaError,
+    NotFound,
+    OperationFailed,
+    Unanswered,
+    Unreachable,
+)
+from client.model import Instance, owned_live
+from client.settings import Secret
+from functions.plan import Draft
+from functions.policy import booting_until
+from functions.protocol import Cloud, Connect, Endpoint, destroy, vouched
+
+Note = Callable[[str], None]
+
+ROUNDS: Final = 400
+"""Looks at the list before giving up; they are seconds apart, and every long wait inside has a bound of its own."""
+PAUSE_S: Final = 2.0
+LOOKUPS: Final = 5
+CREATES: Final = 3
+LATEST_START: Final = timedelta(minutes=10)
+"""A stopped instance is started only while more than this of its retention is left; after it, the reaper may act."""
+REACH_S: Final = 30.0
+"""How long an instance past its boot timeout may be silent before that is an error."""
+
+
+class Superseded(Exception):
+    """Another run's instance is older: ours is the one too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The instance that was settled on, its key, and its status where it was waited for."""
+
+    instance: Instance
+    key: Secret
+    status: dict[str, Any] | None
+
+
+class Provisioning:
+    """One run of the protocol. `order` drafts a create call only once one is needed."""
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        connect: Connect,
+        order: Callable[[], Draft],
+        name: str,
+        *,
+        note: Note,
+        progress: Progress,
+        monotonic: Callable[[], float],
+        keep_failed: bool = False,
+    ) -> None:
+        self.cloud = cloud
+        self.connect = connect
+        self.order = order
+        self.name = name
+        self.note = note
+        self.progress = progress
+        self.monotonic = monotonic
+        self.keep_failed = keep_failed
+        self.created: str | None = None
+        self._condemned: set[str] = set()
+        self._creates = 0
+
+    def run(self, *, wait: bool = True) -> Found:
+        """Return the instance of this name, ready (or, without `wait`, found or created).
+
+        Raises BootFailed, Unreachable, and what the API and the draft raise. Whatever was created is owned and will go.
+        """
+        for _ in range(ROUNDS):
+            instance = self._choose()
+            if instance is None:
+                self._create(self.order())
+                continue
+            if instance.state in ("stopping", "migrating"):
+                self._pause(instance.state)
+            elif instance.state == "stopped":
+                self._start(instance)
+            else:
+                found = self._use(instance, wait=wait)
+                if found:
+                    return found
+        raise ExollamaError(
+            f"No instance named {self.name} settled in {self.cloud.zone}. See `exollama status`, and run this again."
+        )
+
+    # -- choosing
+
+    def _choose(self) -> Instance | None:
+        """The oldest live instance that is not condemned, or None where one has to be created."""
+        live = owned_live(self.cloud.list_instances(), self.name)
+        if self.created and self.created not in {i.id for i in live}:
+            # Lists may lag behind. Ours has to take part all the same: two runs that each see only the other's
+            # instance would both give way.
+            live = sorted([*live, self._ours()], key=lambda i: i.age_key)
+        for instance in live:
+            if instance.id not in self._condemned and not self._is_condemned(instance):
+                if self.created and instance.id != self.created:
+                    self._yield_to(instance)
+                return instance
+        return None
+
+    def _is_condemned(self, instance: Instance) -> bool:
+        if instance.state == "error":
+            if instance.id == self.created:
+                raise ExollamaError(
+                    f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: "
+                    "exollama reap. "
+                    "Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
+                )
+            return True
+        if instance.state != "stopped":
+            return False
+        policy, now = instance.policy, self.cloud.now()
+        last = instance.activity(now)
+        if policy.action != "stop" or last is None or (policy.deadline and now >= policy.deadline - LATEST_START):
+            return True
+        return now >= last + timedelta(seconds=policy.idle_s + policy.retention_s) - LATEST_START
+
+    def _ours(self) -> Instance:
+        assert self.created
+        try:
+            return self.cloud.get_instance(self.created)
+        except NotFound:
+            raise ExollamaError(
+                f"Instance {self.created}, made by this run, was removed by somebody else while it was waited for. "
+                "Run this again for a new one."
+            ) from None
+
+    def _yield_to(self, older: Instance) -> None:
+        """Give way to an older one of the same name: ours is deleted while not yet ready, else left to the reaper."""
+        assert self.created
+        ours, self.created = self.created, None
+        self._condemned.add(ours)
+        if self._is_ready(ours):
+            self.note(
+                f"Another run made {older.id} first: using that one. {ours} is ready already and left to the reaper."
+            )
+        else:
+            self.note(f"Another run made {older.id} first: removing {ours} and using that one.")
+            self._remove(ours)
+
+    def _is_ready(self, instance_id: str) -> bool:
+        try:
+            seen = self.cloud.get_instance(instance_id)
+            header = seen.header()
+            return bool(header and seen.address and self.connect(seen, header.key).status()["boot"]["phase"] == "ready")
+        except (NotFound, EndpointError):
+            return False
+
+    # -- creating and starting
+
+    def _create(self, draft: Draft) -> None:
+        self._creates += 1
+        if self._creates > CREATES:
+            raise ExollamaError(
+                f"{CREATES} instances were asked for in this run and none came of it. Look at `exollama status` "
+                "before running this again."
+            )
+        self.note(draft.sentence())
+        try:
+            operation = self.cloud.create_instance(draft.body)
+        except (Unanswered, ApiError) as error:
+            maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500
+            if not maybe:
+                raise _explained(error) from error
+            self.progress("looking for what the lost answer created", None, 0.0)
+            found = self._by_nonce(draft.request)
+            if found:
+                self._announce(found)
+            elif isinstance(error, Unanswered):
+                self.note("The create call's answer was lost and nothing came of it; trying again.")
+            else:
+                raise
+            return
+        reference = operation.get("reference")
+        if isinstance(reference, dict) and isinstance(reference.get("id"), str):
+            self._announce(reference["id"])
+        try:
+            self.cloud.wait(operation, f"creating an instance in {self.cloud.zone}", 600.0)
+        except OperationFailed as error:
+            left = self._by_nonce(draft.request)
+            rest = (
+                f" It left instance {left}, which is owned and will be removed by the reaper."
+                if left
+                else " Nothing was left behind."
+            )
+            raise ExollamaError(f"{error}{rest} Run this again; if it goes on, try another type or zone.") from error
+        if self.created is None:
+            found = self._by_nonce(draft.request)
+            if found is None:
+                raise ExollamaError(
+                    "The instance was created, but is not listed. Run this again: it is owned, and will be found."
+                )
+            self._announce(found)
+
+    def _announce(self, instance_id: str) -> None:
+        self.created = instance_id
+        self.note(
+            f"Instance {instance_id} is being created. Whatever happens now, it is owned and goes once nobody uses it."
+        )
+
+    def _by_nonce(self, request: str) -> str | None:
+        """The id of the instance that a create call made, looked for a few times since lists may lag."""
+        for attempt in range(LOOKUPS):
+            if attempt:
+                self.cloud.sleep(2.0 ** (attempt - 1))
+            for instance in self.cloud.list_instances():
+                if instance.owned and instance.request == request:
+                    return instance.id
+        return None
+
+    def _start(self, instance: Instance) -> None:
+        """Start a stopped instance; activity is written first, so that no reaper takes it for a leftover meanwhile."""
+        self.note(f"Starting the stopped instance {instance.id}.")
+        activity.record(self.cloud, instance.id, always=True)
+        try:
+            operation = self.cloud.start_instance(instance.id)
+            self.cloud.wait(operation, f"starting {instance.id}", 600.0)
+        except (ApiError, OperationFailed) as error:
+            # Another run may have started it in between, or the answer was lost: its state tells.
+            if self.cloud.get_instance(instance.id).state == "stopped":
+                raise ExollamaError(f"Instance {instance.id} cannot be started: {error}") from error
+
+    # -- using
+
+    def _use(self, instance: Instance, *, wait: bool) -> Found | None:
+        """Wait until it is ready, touch it and record activity; None where the list has to be looked at again."""
+        try:
+            seen = self._with_address(instance) if wait else self.cloud.get_instance(instance.id)
+        except NotFound:
+            self._vanished(instance)
+            return None
+        header = seen.header()
+        if header is None or not vouched(seen):
+            self.note(f"Instance {instance.id} has our labels, but not our user-data: it is left alone.")
+            self._condemned.add(instance.id)
+            return None
+        if not wait:
+            return Found(seen, header.key, None)
+        if seen.address is None:
+            return None
+        endpoint = self.connect(seen, header.key)
+        status = self._wait(seen, endpoint)
+        if status is None or not self._settled(seen, endpoint, status):
+            return None
+        return Found(seen, header.key, status)
+
+    def _wait(self, instance: Instance, endpoint: Endpoint) -> dict[str, Any] | None:
+        """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
+        until = booting_until(instance, self.cloud.now())
+        left_s = (until - self.cloud.now()).total_seconds() if until else 0.0
+        try:
+            return wait_ready(
+                endpoint,
+                budget_s=max(left_s, REACH_S),
+                look=lambda: self._look(instance),
+                progress=self.progress,
+                monotonic=self.monotonic,
+                sleep=self.cloud.sleep,
+            )
+        except Superseded:
+            pass  # the next look at the list settles it
+        except NotFound:
+            self._vanished(instance)
+        except BootFailed as error:
+            self._not_ready(instance, error)
+        return None
+
+    def _settled(self, instance: Instance, endpoint: Endpoint, status: dict[str, Any]) -> bool:
+        """Whether it takes requests, knows that it is in use, and is still the one that everybody picks."""
+        fence = status.get("fence")
+        if isinstance(fence, dict) and fence.get("committed"):
+            self.note(f"Instance {instance.id} is being removed; a new one is needed.")
+            self._condemned.add(instance.id)
+            return False
+        try:
+            endpoint.touch()
+        except (Draining, Unreachable):
+            self._pause("draining")
+            return False
+        try:
+            activity.record(self.cloud, instance.id)
+        except (ApiError, OperationFailed) as error:
+            self.note(f"Warning: the activity label was not written ({error}). The instance itself knows of its use.")
+        return instance.id != self.created or self._oldest_usable() in (None, instance.id)
+
+    def _with_address(self, instance: Instance) -> Instance:
+        seen = self.cloud.get_instance(instance.id)
+        if seen.address is None and seen.state in ("starting", "running"):
+            self._pause("waiting for its address")
+            seen = self.cloud.get_instance(instance.id)
+        return seen
+
+    def _look(self, instance: Instance) -> None:
+        """While a boot is waited for: raise where the instance is gone or broken, or an older one turned up."""
+        seen = self.cloud.get_instance(instance.id)
+        if seen.state not in ("starting", "running"):
+            raise Superseded
+        if instance.id == self.created and self._oldest_usable() not in (None, instance.id):
+            raise Superseded
+
+    def _oldest_usable(self) -> str | None:
+        live = owned_live(self.cloud.list_instances(), self.name)
+        usable = (i.id for i in live if i.id not in self._condemned and i.state in ("starting", "running"))
+        return next(usable, None)
+
+    def _not_ready(self, instance: Instance, error: BootFailed) -> None:
+        """What follows from a boot that did not get ready."""
+        self._condemned.add(instance.id)
+        if instance.id != self.created and error.phase == UNREACHABLE:
+            # Our own network may be the reason, and a second instance would cost without being reachable either.
+            raise Unreachable(
+                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\nCheck the "
+                "network "
+                f"(EXOSCALE_ALLOWED_CIDRS of the run that made it), or delete it in the portal and run this again."
+            )
+        if instance.id != self.created:
+            self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
+            return
+        if self.keep_failed:
+            rest = (
+                f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
+            )
+        else:
+            try:
+                self._remove(instance.id)
+                rest = f"Instance {instance.id} was destroyed; --keep-failed keeps one to look at."
+            except ExollamaError as trouble:
+                rest = f"Instance {instance.id} could not be destroyed now and is left to the reaper: {trouble}"
+        raise BootFailed(f"{error}\n{rest}", phase=error.phase) from error
+
+    def _vanished(self, instance: Instance) -> None:
+        if instance.id == self.created:
+            self._ours()  # raises
+        self._condemned.add(instance.id)
+
+    def _remove(self, instance_id: str) -> None:
+        try:
+            seen = self.cloud.get_instance(instance_id)
+        except NotFound:
+            return
+        if vouched(seen):
+            destroy(self.cloud, seen)
+
+    def _pause(self, phase: str) -> None:
+        self.progress(phase, None, 0.0)
+        self.cloud.sleep(PAUSE_S)
+
+
+def _explained(error: ApiError) -> ExollamaError:
+    """A refused create call, with what usually is behind it."""
+    if error.status == 409 and "quota" in error.message.lower():
+        return ExollamaError(
+            f"{error} The account's quota is used up: remove instances, or ask Exoscale's support for more. "
+            "Quotas of GPU types start at 0. Nothing was created."
+        )
+    return error

@@ -1,0 +1,133 @@
+"""`status`: the owned instances of all zones, from their labels and, where asked for, from themselves.
+
+`python -m functions.status` is the verb; `run` is the same for other code. It changes nothing. Neighbours:
+`functions.zones` lists, `functions.policy` says what a reaper would decide from the labels alone.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from client.errors import ExollamaError
+from client.model import Instance
+from client.settings import Settings
+from client.transport import Send
+from functions import policy
+from functions.cloud import Cloud
+from functions.provision import connect
+from functions.transport import urllib3_send
+from functions.zones import survey
+
+_COLUMNS = ("name", "zone", "state", "phase", "model", "age", "used", "reaper", "id")
+
+
+def run(
+    settings: Settings,
+    *,
+    probe: bool = False,
+    send: Send | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Return `{"zones", "instances": […], "failed": […]}`.
+
+    Each instance is `{id, name, zone, state, model, address, created, activity, deadline, age_s, idle_s, reap,
+    said}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap` what a reaper
+    decides from the labels, `said` the instance's own status or None. Raises ExollamaError where no zone could be
+    looked at.
+    """
+    zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
+
+    def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
+        cloud, instance = work
+        return _describe(cloud, instance, _ask(cloud, instance, settings) if probe else None)
+
+    work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
+    with ThreadPoolExecutor(8, thread_name_prefix="status") as pool:
+        instances = list(pool.map(describe, work))
+    return {
+        "zones": [zone.name for zone in zones],
+        "instances": instances,
+        "failed": [zone.trouble for zone in zones if zone.trouble],
+    }
+
+
+def _ask(cloud: Cloud, instance: Instance, settings: Settings) -> dict[str, Any]:
+    """The instance's own status, or `{"trouble": why not}`."""
+    try:
+        seen = cloud.get_instance(instance.id)
+        header = seen.header()
+        key = header.key if header else settings.key
+        if key is None or seen.address is None or seen.state != "running":
+            return {"trouble": f"{seen.state}; its key or its address is not known"}
+        return connect(seen, key).status()
+    except ExollamaError as error:
+        return {"trouble": str(error)}
+
+
+def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> dict[str, Any]:
+    now = cloud.now()
+    activity, deadline = instance.activity(now), instance.policy.deadline
+    decision = policy.by_labels(instance, now)
+    idle_s = None if activity is None else max(0.0, (now - activity).total_seconds())
+    if said and "idle_s" in said:
+        idle_s = said["idle_s"]
+    return {
+        "id": instance.id,
+        "name": instance.owned_name,
+        "zone": instance.zone,
+        "state": instance.state,
+        "model": instance.model,
+        "address": instance.address,
+        "created": instance.created and instance.created.isoformat(),
+        "activity": activity and activity.isoformat(),
+        "deadline": deadline and deadline.isoformat(),
+        "age_s": instance.created and round((now - instance.created).total_seconds()),
+        "idle_s": idle_s and round(idle_s),
+        "reap": {"decision": decision.verb.value, "reason": decision.reason},
+        "said": said,
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """A result as a table."""
+    if not result["instances"]:
+        return f"No owned instance in {', '.join(result['zones'])}: nothing runs, nothing costs."
+    rows = [_COLUMNS] + [_row(instance) for instance in result["instances"]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _row(instance: dict[str, Any]) -> tuple[str, ...]:
+    said = instance["said"] or {}
+    phase = said["boot"]["phase"] if "boot" in said else ("no answer" if "trouble" in said else "-")
+    return (
+        instance["name"],
+        instance["zone"],
+        instance["state"],
+        phase,
+        instance["model"] or "?",
+        _span(instance["age_s"]),
+        f"{_span(instance['idle_s'])} ago" if instance["idle_s"] is not None else "?",
+        instance["reap"]["reason"],
+        instance["id"],
+    )
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+if __name__ == "__main__":
+    from client.cli import main
+
+    sys.exit(main(["status", *sys.argv[1:]], prog="python -m functions.status"))

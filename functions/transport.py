@@ -1,0 +1,40 @@
+"""`Send` over urllib3's connection pool. The only module that imports urllib3, and only when it is used.
+
+Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
+"""
+
+from client.transport import MAX_BODY, Disconnected, Request, Response, Send
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+def urllib3_send() -> Send:
+    """A Send over a pool of its own: thread-safe, keep-alive, no redirects, no retries. It raises Disconnected only."""
+    import urllib3
+    from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+
+    pool = urllib3.PoolManager(num_pools=16, maxsize=8)
+
+    def send(request: Request) -> Response:
+        try:
+            answer = pool.request(
+                request.method,
+                request.url,
+                body=request.body or None,
+                headers=dict(request.headers),
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=request.timeout_s),
+                retries=False,
+                redirect=False,
+                preload_content=False,
+            )
+            body = answer.read(MAX_BODY + 1)
+            answer.release_conn()
+        except (ConnectTimeoutError, NewConnectionError) as error:
+            raise Disconnected(f"cannot connect: {error}", sent=False) from error
+        except (HTTPError, OSError) as error:
+            raise Disconnected(f"no answer: {type(error).__name__}: {error}", sent=True) from error
+        if len(body) > MAX_BODY:
+            raise Disconnected(f"the answer is over {MAX_BODY >> 20} MiB", sent=True)
+        return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, body)
+
+    return send

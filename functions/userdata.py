@@ -1,0 +1,129 @@
+"""The user-data of a new instance: cloudinit/ rendered strictly, packed, and measured.
+
+Nothing reaches a template that was not checked against the pattern of its kind, so nothing needs escaping in
+nginx, YAML or JSON. Neighbours: `client.model.read_header` reads the second line back. Imports `client` only.
+"""
+
+import base64
+import gzip
+import importlib.resources
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+from client.errors import ExollamaError
+from client.settings import IMAGE_RE, KEY_RE, MODEL_RE, NAME_RE, Secret
+
+LIMIT: Final = 32768
+"""Exoscale's limit on user-data, in base64 characters."""
+UPSTREAM: Final = "127.0.0.1:11434"
+GRACE_S: Final = 3600
+
+_REQUEST_RE: Final = re.compile(r"[0-9a-f]{32}")
+_ACTION_RE: Final = re.compile(r"destroy|stop")
+_VERSION_RE: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
+_PLACEHOLDER_RE: Final = re.compile(r"@@([a-z_]+)@@")
+_LONGEST_S: Final = 10 * 366 * 86400
+
+
+def render(
+    *,
+    name: str,
+    model: str,
+    key: Secret,
+    request: str,
+    image: str,
+    idle_s: int,
+    boot_s: int,
+    retention_s: int,
+    deadline: int | None,
+    action: str,
+    keep_failed: bool = False,
+    version: str,
+) -> str:
+    """The user-data as create-instance takes it: base64 of gzip, the same bytes for the same arguments.
+
+    Durations are seconds, `deadline` is Unix time or None, `request` the create call's nonce, 32 hex digits.
+    Raises ExollamaError where a value is malformed, a template not as expected, or the result too long.
+    """
+    policy = {
+        "v": 1,
+        "request": _matching(_REQUEST_RE, "request", request),
+        "name": _matching(NAME_RE, "name", name),
+        "model": _matching(MODEL_RE, "model", model),
+        "image": _matching(IMAGE_RE, "image", image),
+        "idle_s": _seconds("idle_s", idle_s),
+        "boot_s": _seconds("boot_s", boot_s),
+        "retention_s": _seconds("retention_s", retention_s),
+        "deadline": None if deadline is None else _whole("deadline", deadline, 1 << 33),
+        "grace_s": GRACE_S,
+        "action": _matching(_ACTION_RE, "action", action),
+        "keep_failed": bool(keep_failed),
+        "upstream": UPSTREAM,
+        "version": _matching(_VERSION_RE, "version", version),
+    }
+    if not KEY_RE.fullmatch(key.reveal()):
+        raise ExollamaError("The endpoint key is not 32 to 128 of A-Z a-z 0-9 _ -.")
+    folder = templates()
+    files = {
+        "key_file": key.reveal() + "\n",
+        "policy": json.dumps(policy) + "\n",
+        "nginx_conf": fill("nginx.conf", _read(folder, "nginx.conf"), {"key": key.reveal()}),
+        "agent_py": fill("agent.py", _read(folder, "agent.py"), {}),
+        "bootstrap_py": fill("bootstrap.py", _read(folder, "bootstrap.py"), {}),
+    }
+    # A JSON string is a YAML one as well, as long as it is ASCII.
+    values = {name: json.dumps(text) for name, text in files.items()}
+    values |= {"key": key.reveal(), "request": request}
+    text = fill("user-data.yaml", _read(folder, "user-data.yaml"), values)
+    packed = base64.b64encode(gzip.compress(text.encode("ascii"), 9, mtime=0)).decode("ascii")
+    if len(packed) > LIMIT:
+        raise ExollamaError(f"The user-data has {len(packed)} base64 characters; Exoscale takes {LIMIT}.")
+    return packed
+
+
+def templates() -> Traversable:
+    """The folder of the templates: in the installed package (in a zip too), else beside it in a checkout."""
+    package = importlib.resources.files("functions")
+    folder = package.joinpath("cloudinit")
+    if not folder.is_dir() and isinstance(package, Path):
+        folder = package.parent / "cloudinit"
+    if not folder.is_dir():
+        raise ExollamaError("The user-data's templates are missing: neither functions/cloudinit nor cloudinit.")
+    return folder
+
+
+def fill(template: str, text: str, values: Mapping[str, str]) -> str:
+    """Replace each `@@name@@` of a template; one without a value, and a value without one, is an error."""
+    wanted = _PLACEHOLDER_RE.findall(text)
+    if text.count("@@") != 2 * len(wanted):
+        raise ExollamaError(f"{template}: an @@ that belongs to no placeholder.")
+    if odd := set(wanted) ^ set(values):
+        raise ExollamaError(f"{template}: placeholder without a value, or the reverse: {', '.join(sorted(odd))}.")
+    return _PLACEHOLDER_RE.sub(lambda found: values[found[1]], text)
+
+
+def _read(folder: Traversable, name: str) -> str:
+    text = folder.joinpath(name).read_text("utf-8")
+    if not text.isascii():
+        raise ExollamaError(f"{name}: a template has to be ASCII.")
+    return text
+
+
+def _matching(pattern: re.Pattern[str], what: str, value: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ExollamaError(f"The user-data cannot carry this {what}: {value!r}.")
+    return value
+
+
+def _seconds(what: str, value: int) -> int:
+    return _whole(what, value, _LONGEST_S)
+
+
+def _whole(what: str, value: int, most: int) -> int:
+    if type(value) is not int or not 0 < value <= most:
+        raise ExollamaError(f"The user-data cannot carry this {what}: {value!r}.")
+    return value

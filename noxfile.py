@@ -1,0 +1,104 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2025.10.14"]
+# ///
+"""Everything that is run over this project: `nox -s demo`, `nox -s tests`, and so on; `nox -l` lists them.
+
+Without nox: `uv run noxfile.py -s tests` or `pipx run 'nox[uv]' -s tests`.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+SHELL = [".ci/run"]
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = True  # a silent skip otherwise
+nox.options.sessions = ["tests"]
+
+
+def install(session: nox.Session, *groups: str, runtime: bool = True) -> None:
+    """Install the runtime dependency and the groups, not the project: what is run is the checkout."""
+    session.install(
+        *(PROJECT["project"]["dependencies"] if runtime else ()),
+        *nox.project.dependency_groups(PROJECT, *groups),
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Show the whole life of an instance on a simulated zone: provision, generate, idle, reaped."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test; arguments after -- go to pytest."""
+    install(session, "test")
+    session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and shell scripts."""
+    install(session, "lint", runtime=False)
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    session.run("shellcheck", *SHELL)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly and tests included; what runs on the instance as its oldest Python sees it."""
+    install(session, "test", "types")
+    session.run("mypy", *session.posargs)
+    for script in sorted((ROOT / "cloudinit").glob("*.py")):
+        session.run("mypy", "--python-version", "3.10", f"cloudinit/{script.name}")
+
+
+@nox.session(venv_backend="uv")
+def minimums(session: nox.Session) -> None:
+    """Run the unit and contract tests with the oldest releases that pyproject.toml admits."""
+    session.install("--resolution", "lowest-direct", "-r", "pyproject.toml", "--group", "test")
+    session.run("uv", "pip", "list", "--format", "freeze", external=True)
+    session.run("python", "-X", "dev", "-m", "pytest", "tests/unit", "tests/contract", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheel, then check what was built, away from the checkout."""
+    install(session, "test")
+    session.install("build")
+    away = Path(tempfile.mkdtemp(prefix="exollama-wheel-"))
+    try:
+        session.run("python", "-m", "build", "--outdir", str(away))  # the wheel is built from the sdist
+        (built,) = away.glob("*.whl")
+        for name, what in {"installed": [str(built)], "editable": ["-e", str(ROOT)]}.items():
+            session.run("python", "-m", "venv", str(away / name))
+            session.run(str(away / name / "bin/pip"), "install", "-q", *what, external=True)
+        session.env["EXOLLAMA_DIST"] = str(away)
+        session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
+    finally:
+        shutil.rmtree(away)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure start-up and an idle reaping pass as ratios in one run; fails where a bound is missed."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    nox.main()
