@@ -1,0 +1,440 @@
+"""The instance's own word on what it is doing, and the net under a reaper that never comes.
+
+A small HTTP server on a Unix socket behind nginx, which does TLS and checks the key; paths and answers are
+the instance contract (v1). Fence and Watchdog are pure: time and observations are handed in. Standard library
+only, Python 3.10. Durations are CLOCK_BOOTTIME seconds, as wall clocks jump; only the deadline is wall time.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import http.server
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ETC = Path("/etc/exollama")
+RUN = Path("/run/exollama")
+LOG = Path("/var/log/exollama")
+TLS = Path("/var/lib/exollama/tls")
+
+LEASE_S = 120.0
+SETTLE_S = 0.1  # once the fence file is there, for a worker between its look at the file and its connect()
+MARGIN_S = 900.0  # how long the reaper, the bootstrap and whoever looks into a failure get before the watchdog acts
+COMMIT_MARGIN_S = 600.0
+BODY_LIMIT = 4096
+OWNER = re.compile(r"[0-9a-f]{32}")
+# Connecting; established; closed by Ollama while nginx still has bytes to pass on, as to a slow reader.
+TCP_OPEN = {"02", "01", "08"}
+
+Answer = tuple[int, dict[str, Any] | None]
+Mark = tuple[int, int]
+
+
+def boottime() -> float:
+    """Seconds since power-on, as bootstrap counts them too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Nobody ever reads half of it."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} where it is missing or holds no object."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def number(value: object, default: float) -> float:
+    """A finite number out of a file that anything may have happened to."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
+        return float(value)
+    return default
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Who holds the fence, until when, and what had been asked of the machine when it went up.
+
+    Each operation returns the next fence and the answer. No owner: no fence stands.
+    """
+
+    owner: str | None = None
+    until: float = 0.0
+    mark: Mark | None = None
+    committed: float | None = None
+
+    def expire(self, now: float) -> "Fence":
+        """A lease that lapsed without a commit is no fence; a commit stands until its owner lifts it."""
+        return Fence() if self.committed is None and now >= self.until else self
+
+    def put(self, owner: str, now: float, mark: Mark) -> tuple["Fence", Answer]:
+        held = self.expire(now)
+        if held.owner is None:
+            held = Fence(owner, now + LEASE_S, mark)
+        if held.owner != owner:
+            return held, (409, {"error": "another owner holds the fence", **held.view(now)})
+        return held, (201, held.view(now))
+
+    def commit(self, owner: str, now: float, mark: Mark, in_flight: int) -> tuple["Fence", Answer]:
+        held = self.expire(now)
+        if held.owner != owner:
+            reason = "no lease stands" if held.owner is None else "another owner holds the fence"
+        elif held.committed is not None:
+            return held, (200, held.view(now))
+        elif in_flight:
+            reason = f"{in_flight} in flight"
+        elif mark != held.mark:
+            reason = "asked for or touched since the fence went up"
+        else:
+            held = replace(held, committed=now)
+            return held, (200, held.view(now))
+        return held, (409, {"error": reason})
+
+    def delete(self, owner: str, now: float) -> tuple["Fence", Answer]:
+        held = self.expire(now)
+        if held.owner not in (None, owner):
+            return held, (409, {"error": "another owner holds the fence"})
+        return Fence(), (204, None)
+
+    def view(self, now: float) -> dict[str, Any]:
+        return {"lease_s": round(max(0.0, self.until - now), 1), "committed": self.committed is not None}
+
+    @classmethod
+    def load(cls, path: Path, now: float) -> "Fence":
+        """The fence on file. One that cannot be read is nobody's for a lease: shut is the safe side."""
+        if not path.exists():
+            return cls()
+        data = read_json(path)
+        until = min(number(data.get("until"), now + LEASE_S), now + LEASE_S)
+        try:
+            owner, (requests, touches), at = data["owner"], data["mark"], data["committed"]
+            if OWNER.fullmatch(owner) and type(requests) is type(touches) is int:
+                return cls(owner, until, (requests, touches), None if at is None else min(number(at, now), now))
+        except (LookupError, TypeError, ValueError):
+            pass
+        return cls("unreadable", until)
+
+    def save(self, path: Path) -> None:
+        if self.owner is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomically(path, json.dumps(asdict(self)))
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What bootstrap wrote of the boot. failed_s: for how long it has been a failed one."""
+
+    phase: str
+    elapsed_s: float
+    percent: float | None
+    phases: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    failed_s: float | None
+
+    @classmethod
+    def load(cls, path: Path, now: float, since: float) -> "Boot":
+        """since: when the agent first ran, for a bootstrap that never says a word."""
+        data = read_json(path)
+        started = number(data.get("started"), since)
+        latest = number(data.get("phase_started"), started)
+        phase, error, percent = str(data.get("phase", "starting")), data.get("error"), data.get("percent")
+        phases = [{"phase": name, "seconds": seconds} for name, seconds in data.get("done", ())]
+        if isinstance(error, dict):
+            return cls("failed", latest - started, None, phases, error, now - latest)
+        end = latest if phase == "ready" else now
+        return cls(phase, end - started, None if percent is None else number(percent, 0), phases, None, None)
+
+    @property
+    def booting(self) -> bool:
+        return self.phase not in ("ready", "failed")
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """When a machine that nobody reaps powers itself off. Durations in seconds, the deadline in Unix time."""
+
+    idle_s: float
+    boot_s: float
+    retention_s: float
+    deadline: float | None
+    grace_s: float
+    keep_failed: bool
+
+    def decide(self, *, idle_s: float, boot: Boot, committed_s: float | None, wall: float) -> tuple[str, bool] | None:
+        """None, or the reason and whether it stands whatever is in flight. committed_s: the commit's age."""
+        if committed_s is not None:
+            # Shut, and its owner's to act upon or to lift, for this long.
+            abandoned = committed_s >= COMMIT_MARGIN_S
+            return (f"a commit was not carried out for {committed_s:.0f} s", True) if abandoned else None
+        if self.deadline is not None and wall >= self.deadline + self.grace_s:
+            return "the deadline and its grace are over", True
+        if boot.failed_s is not None:
+            patience_s = self.retention_s if self.keep_failed else MARGIN_S
+            return (f"the boot failed {boot.failed_s:.0f} s ago", True) if boot.failed_s >= patience_s else None
+        if boot.booting:
+            late = boot.elapsed_s >= self.boot_s + MARGIN_S
+            return (f"the boot did not end within {boot.elapsed_s:.0f} s", True) if late else None
+        unreaped = idle_s >= self.idle_s + MARGIN_S
+        return (f"idle for {idle_s:.0f} s and not reaped", False) if unreaped else None
+
+
+def connections(upstream: str, table: Path = Path("/proc/net/tcp")) -> int:
+    """The kernel's count of connections to Ollama: nginx opens one for each request that it lets through."""
+    host, _, port = upstream.rpartition(":")
+    remote = f"{socket.inet_aton(host)[::-1].hex()}:{int(port):04x}".upper()
+    rows = (line.split() for line in table.read_text().splitlines()[1:])
+    return sum(1 for row in rows if row[2] == remote and row[3] in TCP_OPEN)
+
+
+def log_tail(path: Path, lines: int = 20) -> list[str]:
+    """The last lines of a log, printable and of bearable length."""
+    if not path.exists():
+        return []
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 8192))
+        text = log.read().decode(errors="replace")
+    shown = ("".join(c if c.isprintable() else " " for c in line).rstrip() for line in text.splitlines())
+    return [line[:300] for line in shown if line][-lines:]
+
+
+class Agent:
+    """The state behind the endpoints: changed under one lock, and on file before it is answered."""
+
+    def __init__(self) -> None:
+        self.policy = policy = json.loads((ETC / "policy.json").read_text())
+        self.watchdog = Watchdog(**{name: policy[name] for name in Watchdog.__dataclass_fields__})
+        self.lock = threading.RLock()
+        now = boottime()
+        self.fence = Fence.load(RUN / "fence", now)
+        kept = read_json(RUN / "activity.json")
+        self.size = int(number(kept.get("size"), -1))
+        self.touches = int(number(kept.get("touches"), 0))
+        self.active_at = min(number(kept.get("active_at"), now), now)
+        self.since = min(number(kept.get("since"), now), now)
+        self.retry_at = 0.0
+        self.keep()
+
+    def keep(self) -> None:
+        names = ("size", "touches", "active_at", "since")
+        write_atomically(RUN / "activity.json", json.dumps({name: getattr(self, name) for name in names}))
+
+    def change(self, fence: Fence, answer: Answer) -> Answer:
+        """On file before it is so, and so before it is said."""
+        if fence != self.fence:
+            fence.save(RUN / "fence")
+            self.fence = fence
+        return answer
+
+    def boot(self) -> Boot:
+        return Boot.load(RUN / "boot.json", boottime(), self.since)
+
+    def mark(self) -> Mark:
+        """What the machine has been asked for so far: its requests, at two bytes each, and the touches."""
+        activity = LOG / "activity"
+        size = activity.stat().st_size if activity.exists() else 0
+        if size != self.size:
+            self.size, self.active_at = size, boottime()
+            self.keep()
+        return size // 2, self.touches
+
+    def sample(self) -> int:
+        """Note what goes on, once a second and at each question; returns the number in flight."""
+        with self.lock:
+            count = connections(self.policy["upstream"])
+            self.mark()
+            if count or self.boot().booting:
+                self.active_at = boottime()
+                self.keep()
+            self.change(self.fence.expire(boottime()), (200, None))
+            return count
+
+    def put(self, owner: str) -> Answer:
+        with self.lock:
+            answer = self.change(*self.fence.put(owner, boottime(), self.mark()))
+        time.sleep(SETTLE_S)
+        return answer
+
+    def commit(self, owner: str) -> Answer:
+        with self.lock:
+            count = connections(self.policy["upstream"])
+            # nginx closes its connection to Ollama just before it logs the request's end.
+            time.sleep(SETTLE_S / 2)
+            return self.change(*self.fence.commit(owner, boottime(), self.mark(), count))
+
+    def delete(self, owner: str) -> Answer:
+        with self.lock:
+            return self.change(*self.fence.delete(owner, boottime()))
+
+    def touch(self) -> Answer:
+        """Somebody wants this machine. Behind a fence it counts too: as after a refused POST, no commit."""
+        with self.lock:
+            self.touches += 1
+            self.active_at = boottime()
+            self.keep()
+            shut = self.fence.expire(boottime()).owner is not None
+        return (503, {"error": "this instance is draining"}) if shut else (204, None)
+
+    def proof(self) -> Answer:
+        """That one machine holds both the key and the certificate; no key leaves, no nonce comes twice."""
+        key = (ETC / "key").read_text().strip().encode()
+        certificate = ssl.PEM_cert_to_DER_cert((TLS / "cert.pem").read_text())
+        nonce = secrets.token_hex(16)
+        said = f"exollama-tls-v1\n{nonce}\n{hashlib.sha256(certificate).hexdigest()}"
+        return 200, {"nonce": nonce, "mac": hmac.new(key, said.encode(), hashlib.sha256).hexdigest()}
+
+    def status(self) -> Answer:
+        with self.lock:
+            count, now, boot = self.sample(), boottime(), asdict(self.boot())
+            del boot["failed_s"]
+            boot["elapsed_s"] = round(boot["elapsed_s"], 1)
+            return 200, {
+                "v": 1,
+                "idle_s": round(max(0.0, now - self.active_at), 1),
+                "in_flight": count,
+                "requests": self.size // 2,
+                "boot": {**boot, "log": log_tail(LOG / "boot.log")},
+                "fence": self.fence.view(now) if self.fence.owner else None,
+                "policy": {k: v for k, v in self.policy.items() if k not in ("request", "upstream")},
+                "versions": {
+                    "agent": 1,
+                    "exollama": self.policy["version"],
+                    "python": ".".join(map(str, sys.version_info[:3])),
+                },
+            }
+
+    def tick(self) -> None:
+        """Look, and power off when the watchdog says so."""
+        with self.lock:
+            self.sample()
+            now = boottime()
+            verdict = self.watchdog.decide(
+                idle_s=now - self.active_at,
+                boot=self.boot(),
+                committed_s=None if self.fence.committed is None else now - self.fence.committed,
+                wall=time.time(),
+            )
+        if verdict and now >= self.retry_at:
+            reason, forced = verdict
+            if forced or self.leave():
+                print(f"powering off: {reason}", file=sys.stderr, flush=True)
+                self.retry_at = now + 30
+                subprocess.run(["systemctl", "poweroff"], timeout=25, check=True)
+
+    def leave(self) -> bool:
+        """Fence and commit, like any other reaper."""
+        owner = secrets.token_hex(16)
+        self.put(owner)
+        if self.commit(owner)[0] == 200:
+            return True
+        self.delete(owner)
+        return False
+
+
+ROUTES: dict[str, dict[str, Any]] = {
+    "proof": {"GET": Agent.proof},
+    "status": {"GET": Agent.status},
+    "touch": {"POST": Agent.touch},
+    "fence/([^/]+)": {"PUT": Agent.put, "DELETE": Agent.delete},
+    "fence/([^/]+)/commit": {"POST": Agent.commit},
+}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request on one connection, as nginx makes them."""
+
+    agent: Agent
+    timeout = 10
+
+    def answer(self) -> None:
+        try:
+            status, body = self.route(self.path.partition("?")[0])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the asker is told and the agent goes on
+            print(f"{self.command}: {error!r}", file=sys.stderr, flush=True)
+            status, body = 500, {"error": f"the agent failed: {type(error).__name__}"}
+        self.reply(status, body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the library's names
+
+    def route(self, path: str) -> Answer:
+        length = self.headers.get("Content-Length", "0")
+        if not re.fullmatch("[0-9]{1,9}", length) or int(length) > BODY_LIMIT:
+            return 413, {"error": f"a body is at most {BODY_LIMIT} bytes"}
+        self.rfile.read(int(length))
+        for pattern, methods in ROUTES.items():
+            if found := re.fullmatch(r"/\.exollama/" + pattern, path):
+                if self.command not in methods:
+                    return 405, {"error": f"{path} takes {' and '.join(methods)}"}
+                if not all(map(OWNER.fullmatch, found.groups())):
+                    return 400, {"error": "OWNER is 32 lowercase hex digits"}
+                answer: Answer = methods[self.command](self.agent, *found.groups())
+                return answer
+        return 404, {"error": "no such path under /.exollama/"}
+
+    def reply(self, status: int, body: dict[str, Any] | None) -> None:
+        text = b"" if body is None else json.dumps(body).encode()
+        self.send_response(status)
+        if status == 503:
+            self.send_header("X-Exollama", "draining")
+            self.send_header("Retry-After", "5")
+        if body is not None:
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """What the library refuses by itself: 501 is its word for a method that it does not know."""
+        self.reply(405 if code == 501 else code, {"error": message or "refused"})
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing: a request line is no log's business."""
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A thread per request; systemd's TasksMax is their bound."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+
+def main() -> None:
+    """Serve, and look once a second."""
+    Handler.agent = agent = Agent()
+    path = RUN / "agent.sock"
+    path.unlink(missing_ok=True)
+    with Server(str(path), Handler) as server:
+        with contextlib.suppress(LookupError, PermissionError):  # no root, no such group: a test
+            shutil.chown(path, group="www-data")
+        path.chmod(0o660)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        while True:
+            try:
+                agent.tick()
+            except Exception as error:  # noqa: BLE001 - the watchdog outlives whatever it trips over
+                print(f"tick: {error!r}", file=sys.stderr, flush=True)
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
