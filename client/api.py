@@ -9,6 +9,7 @@ reaping need.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -111,7 +112,7 @@ class Api:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
-        """Replace the whole label map and wait for it. Raises Conflict or OperationFailed (busy) where it cannot be now."""
+        """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""
         operation = self.call("PUT", f"/instance/{quote(instance_id, safe='')}", body={"labels": dict(labels)})
         self.wait(operation, f"writing the labels of {instance_id}", 60.0)
 
@@ -149,19 +150,13 @@ class Api:
 
         Raises Unanswered, CredentialsRejected, Denied, NotFound, Conflict, ClockError, or ApiError for the rest.
         """
-        if method != "GET":
-            self.check_clock()
         url = self.base + path + (f"?{urlencode(query)}" if query else "")
         payload = json.dumps(body).encode() if body is not None else b""
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
-            headers = {"Accept": "application/json", "User-Agent": "exollama"}
-            if payload:
-                headers["Content-Type"] = "application/json"
-            if signed:
-                secret = self._settings.api_secret.reveal()
-                expires = int(self._clock()) + VALIDITY_S
-                headers["Authorization"] = sign(self._settings.api_key, secret, method, url, payload, expires=expires)
+            if method != "GET":
+                self.check_clock()
+            headers = self._headers(method, url, payload, signed=signed)
             try:
                 response = self._send(Request(method, url, headers, payload, TIMEOUT_S))
             except Disconnected as error:
@@ -178,11 +173,24 @@ class Api:
             self.sleep(_retry_after_s(response, backoff_s(attempt)))
         raise AssertionError("the last attempt returns or raises")
 
+    def _headers(self, method: str, url: str, payload: bytes, *, signed: bool) -> dict[str, str]:
+        """The headers of one attempt. On its own so that no secret is a local variable where an error is raised."""
+        headers = {"Accept": "application/json", "User-Agent": "exollama"}
+        if payload:
+            headers["Content-Type"] = "application/json"
+        if signed:
+            key, secret = self._settings.api_key, self._settings.api_secret.reveal()
+            expires = int(self._clock()) + VALIDITY_S
+            headers["Authorization"] = sign(key, secret, method, url, payload, expires=expires)
+        return headers
+
     def _note_date(self, response: Response) -> None:
         try:
             date = parsedate_to_datetime(response.headers.get("date", ""))
         except ValueError:
             return  # without a usable Date the local clock stands
+        if date.tzinfo is None:  # "-0000"
+            date = date.replace(tzinfo=UTC)
         self._skew_s = date.timestamp() - self._clock()
         if abs(self._skew_s) < 2:
             self._skew_s = 0.0  # a Date has whole seconds: this is rounding and travel time
@@ -220,14 +228,13 @@ class Api:
             raise NotFound(method, path, status, f"{message} (404 in {self.zone}).")
         if status in (409, 412):
             raise Conflict(method, path, status, f"{message} ({status}).")
-        wait = response.headers.get("retry-after")
-        asked = f" It asks to come back after {wait} s." if wait and wait.isdigit() else ""
+        wait = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
+        asked = f" It asks to come back after {wait[0]} s." if wait else ""
         raise ApiError(method, path, status, f"{message} ({status}, {ATTEMPTS} attempts at most).{asked}")
 
 
 def error_message(response: Response) -> str:
-    """The words of an error body: `{"message"}`, `{"error"}`, RFC 9457 or plain text, on one line of at most 300 "
-    "characters."""
+    """The words of an error body (`{"message"}`, `{"error"}`, RFC 9457, plain text) as one line of at most 300."""
     words = ""
     try:
         data = json.loads(response.body)
@@ -248,8 +255,8 @@ def _items(value: object) -> list[dict[str, Any]]:
 
 
 def _retry_after_s(response: Response, default_s: float) -> float:
-    value = response.headers.get("retry-after", "")
-    return min(max(float(value), default_s), RETRY_AFTER_CAP_S) if value.isdigit() and len(value) < 10 else default_s
+    asked = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
+    return min(max(float(asked[0]), default_s), RETRY_AFTER_CAP_S) if asked else default_s
 
 
 def _unanswered(error: Disconnected, attempts: int) -> str:

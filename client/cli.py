@@ -1,15 +1,18 @@
 """The command line: verbs, help texts, and the one place that maps what happened to an exit code.
 
-Importing this costs argparse only, so that --help is quick; everything else is imported by the verb that runs
-(`client.verbs`), and the functions (with urllib3) by the verbs that need them.
+Importing this costs next to nothing, so that --help is quick; argparse and everything else is imported for the verb
+that runs (`client.verbs`), and the functions (with urllib3) by the verbs that need them.
 """
 
-import argparse
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Mapping, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing's own constant costs the import of typing
+    import argparse
 
 EXIT_CODES = """\
 exit codes:
@@ -28,86 +31,124 @@ class Terminated(BaseException):
     """SIGTERM arrived; unwinds like KeyboardInterrupt, so that whatever is under way is left in order."""
 
 
-def parser(prog: str = "exollama") -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    top = argparse.ArgumentParser(
+class _Verb:
+    """One verb: what it does, how it is called, and its flags with their help."""
+
+    def __init__(self, does: str, example: str, flags: Mapping[str, str]) -> None:
+        self.does = does
+        self.example = example
+        self.flags = flags
+
+
+VERBS: Mapping[str, _Verb] = {
+    "provision": _Verb(
+        "find, start or create the instance and wait until it is ready",
+        "--json",
+        {
+            "--no-wait": "return as soon as the instance is created or found",
+            "--keep-failed": "keep an instance whose boot failed, to look at it",
+        },
+    ),
+    "status": _Verb(
+        "show the owned instances of all zones",
+        "--probe",
+        {"--probe": "ask each running instance itself, too (needs its port 11435)"},
+    ),
+    "reap": _Verb(
+        "remove instances that nobody uses; for cron",
+        "--dry-run",
+        {
+            "--dry-run": "say what would be done, and do nothing",
+            "--quiet": "print failures only, so that cron mails only those",
+        },
+    ),
+    "generate": _Verb(
+        "answer one prompt, token by token",
+        '"Why is the sky blue?"',
+        {
+            "--no-stream": "print the answer only once it is whole",
+            "--no-provision": "never create an instance; exit 3 where there is none",
+        },
+    ),
+    "env": _Verb(
+        "print what other programs need: URL, key and certificate",
+        '--json    (in a shell: eval "$(exollama env)")',
+        {"--no-key": "leave the key out"},
+    ),
+}
+ALIASES: Mapping[str, str] = {"start": "provision"}
+
+
+def overview(prog: str = "exollama") -> str:
+    """The help of the command itself: which verbs there are. Plain text, so that it does not wait for argparse."""
+    names = {name: name + "".join(f" ({alias})" for alias, of in ALIASES.items() if of == name) for name in VERBS}
+    verbs = "\n".join(f"  {names[name]:<20} {VERBS[name].does}" for name in VERBS)
+    return f"""usage: {prog} VERB [options]
+       {prog} --version
+
+A private Ollama on Exoscale that exists only while somebody uses it.
+
+verbs:
+{verbs}
+  `{prog} VERB --help` tells more of each.
+
+example:
+  {prog} generate "Why is the sky blue?"
+
+{_SETTINGS}
+
+{EXIT_CODES}
+"""
+
+
+def parser(prog: str, verb: str) -> argparse.ArgumentParser:
+    """The parser of one verb."""
+    import argparse
+
+    does = VERBS[verb].does
+    one = argparse.ArgumentParser(
         prog=prog,
-        description="A private Ollama on Exoscale that exists only while somebody uses it.",
-        epilog=f'example:\n  {prog} generate "Why is the sky blue?"\n\n{_SETTINGS}\n\n{EXIT_CODES}',
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=f"example:\n  {prog} {VERBS[verb].example}\n\n{_SETTINGS}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="store_true", help="print the version and exit")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+    if verb == "generate":
+        _prompt_arguments(one)
+    for flag, help_text in VERBS[verb].flags.items():
+        one.add_argument(flag, action="store_true", help=help_text)
+    one.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    one.add_argument("-v", "--verbose", action="store_true", help="log every API call on stderr")
+    one.set_defaults(verb=verb)
+    return one
 
-    def verb(name: str, help_text: str, example: str, *, alias: str | None = None) -> argparse.ArgumentParser:
-        one = verbs.add_parser(
-            name,
-            help=help_text,
-            description=f"{help_text[0].upper()}{help_text[1:]}.",
-            epilog=f"example:\n  {prog} {example}\n\n{_SETTINGS}\n\n{EXIT_CODES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            aliases=[alias] if alias else [],
-            allow_abbrev=False,
-        )
-        one.set_defaults(verb=name)
-        one.add_argument("--json", action="store_true", help="print the result as one JSON object")
-        one.add_argument("-v", "--verbose", action="store_true", help="log every API call on stderr")
-        return one
 
-    provision = verb(
-        "provision", "find, start or create the instance and wait until it is ready", "provision --json", alias="start"
-    )
-    provision.add_argument("--no-wait", action="store_true", help="return as soon as the instance is created or found")
-    provision.add_argument(
-        "--keep-failed", action="store_true", help="keep an instance whose boot failed, to look at it"
-    )
-
-    status = verb("status", "show the owned instances of all zones", "status --json")
-    status.add_argument(
-        "--probe", action="store_true", help="ask each running instance itself, too (needs its port 11435)"
-    )
-
-    reap = verb("reap", "remove instances that nobody uses (for cron: python -m functions.reap_idle)", "reap --dry-run")
-    reap.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    reap.add_argument("--quiet", action="store_true", help="print failures only, so that cron mails only those")
-
-    generate = verb("generate", "answer one prompt, token by token", 'generate "Why is the sky blue?"')
-    generate.add_argument("prompt", help="the prompt, or - to read it from standard input")
-    generate.add_argument("--model", metavar="NAME", help="another model than EXOSCALE_OLLAMA_MODEL; pulled if need be")
-    generate.add_argument("--system", metavar="TEXT", help="a system message")
-    generate.add_argument(
+def _prompt_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("prompt", help="the prompt, or - to read it from standard input")
+    one.add_argument("--model", metavar="NAME", help="another model than EXOSCALE_OLLAMA_MODEL; pulled if need be")
+    one.add_argument("--system", metavar="TEXT", help="a system message")
+    one.add_argument(
         "--option",
         metavar="NAME=VALUE",
         action="append",
         default=[],
         help="an option of Ollama, such as temperature=0; repeatable",
     )
-    generate.add_argument(
-        "--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow'
-    )
-    generate.add_argument("--no-stream", action="store_true", help="print the answer only once it is whole")
-    generate.add_argument(
-        "--no-provision", action="store_true", help="never create an instance; exit 3 where there is none"
-    )
-
-    env = verb("env", "print what other programs need: URL, key and certificate", 'env  # eval "$(exollama env)"')
-    env.add_argument("--no-key", action="store_true", help="leave the key out")
-    return top
+    one.add_argument("--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow')
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "exollama") -> int:
-    """Run one verb and return its exit code."""
-    options = parser(prog)
-    args = options.parse_args(argv)
-    if args.version:
-        from client import __version__
+def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
+    """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if verb is None:
+        first = words.pop(0) if words else ""
+        verb = ALIASES.get(first, first)
+        if verb not in VERBS:
+            return _no_verb(first, prog)
+        prog = f"{prog} {first}"
+    args = parser(prog, verb).parse_args(words)
+    import signal
 
-        print(f"exollama {__version__}")
-        return 0
-    if not args.verb:
-        options.print_help(sys.stderr)
-        return 2
     signal.signal(signal.SIGTERM, _terminate)
     try:
         from client import verbs
@@ -120,9 +161,30 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "exollama") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return 130
+        return _interrupted(130)
     except Terminated:
-        return 143
+        return _interrupted(143)
+
+
+def _no_verb(word: str, prog: str) -> int:
+    if word in ("-h", "--help"):
+        print(overview(prog), end="")
+        return 0
+    if word == "--version":
+        from client import __version__
+
+        print(f"exollama {__version__}")
+        return 0
+    if word:
+        print(f"{prog}: there is no verb {word[:100]!r}; `{prog} --help` lists them.", file=sys.stderr)
+    else:
+        print(overview(prog), end="", file=sys.stderr)
+    return 2
+
+
+def _interrupted(code: int) -> int:
+    print("\nexollama: interrupted. Whatever was created stays owned, and goes once nobody uses it.", file=sys.stderr)
+    return code
 
 
 def garuda(argv: Sequence[str] | None = None) -> int:
@@ -130,5 +192,5 @@ def garuda(argv: Sequence[str] | None = None) -> int:
     return main(argv, prog="garuda-exoscale")
 
 
-def _terminate(_signum: int, _frame: FrameType | None) -> None:
+def _terminate(_signum: int, _frame: object) -> None:
     raise Terminated

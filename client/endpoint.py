@@ -3,7 +3,7 @@
 The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
 /.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
 also holds our key; from then on its fingerprint is pinned. (kubeadm discovers its CA in the same way.) Neighbours:
-`cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors and settings only.
+`cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, model and settings only.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from client.errors import Draining, EndpointError, KeyRejected, OllamaError, StreamCut, Unreachable, Untrusted
+from client.model import Instance
 from client.settings import Secret
 
 PORT: Final = 11435
@@ -37,6 +38,13 @@ class Endpoint:
         self.certificate: bytes | None = None
         self._key = key
         self._idle: http.client.HTTPSConnection | None = None
+
+    @classmethod
+    def of(cls, instance: Instance, key: Secret) -> "Endpoint":
+        """The endpoint of an instance. Raises Unreachable where it has no address; talks to nobody yet."""
+        if not instance.address:
+            raise Unreachable(f"Instance {instance.id} has no public address (yet).")
+        return cls(instance.address, key)
 
     @property
     def url(self) -> str:
@@ -153,16 +161,17 @@ class Endpoint:
     def _exchange(
         self, connection: http.client.HTTPSConnection, method: str, path: str, body: bytes
     ) -> http.client.HTTPResponse:
-        headers = {"X-Ollama-Key": self._key.reveal(), "Content-Length": str(len(body))}
-        if body:
-            headers["Content-Type"] = "application/json"
         try:
-            connection.request(method, path, body=body, headers=headers)
+            connection.request(method, path, body=body, headers=self._headers(body))
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(
-                f"{self.url} gave no answer to {method} {path}: {type(error).__name__} {error}."
-            ) from error
+            trouble = f"{type(error).__name__} {error}"
+        # Raised out here, so that no frame that held the key hangs on to the error.
+        raise Unreachable(f"{self.url} gave no answer to {method} {path}: {trouble}.")
+
+    def _headers(self, body: bytes) -> dict[str, str]:
+        headers = {"X-Ollama-Key": self._key.reveal(), "Content-Length": str(len(body))}
+        return {**headers, "Content-Type": "application/json"} if body else headers
 
     def _refused(self, status: int, mark: str | None, body: bytes) -> None:
         try:
@@ -173,8 +182,7 @@ class Endpoint:
         if status == 401:
             raise KeyRejected(
                 f"{self.url} refuses the key (401): it has another one. Unset EXOSCALE_OLLAMA_KEY to use the one in "
-                "the "
-                "instance's user-data, or set it to the key the instance was made with."
+                "the instance's user-data, or set it to the key the instance was made with."
             )
         if status == 503 and mark == "draining":
             raise Draining(f"{self.url} takes no new requests (fenced): somebody is about to remove the instance.")
@@ -226,9 +234,8 @@ class Endpoint:
         if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not hmac.compare_digest(expected.encode(), mac.encode()):
             raise Untrusted(
                 f"The certificate of {self.url} ({fingerprint[:16]}…) is not vouched for by our key: either somebody "
-                "intercepts "
-                "the connection, or the key is a wrong one (unset EXOSCALE_OLLAMA_KEY to use the instance's own). "
-                "The key was not sent."
+                "intercepts the connection, or the key is a wrong one (unset EXOSCALE_OLLAMA_KEY to use the instance's "
+                "own). The key was not sent."
             )
 
     def __del__(self) -> None:

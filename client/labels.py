@@ -62,14 +62,15 @@ def text(value: str) -> str:
 
 
 def read_time(label: str | None) -> datetime | None:
-    """The moment (UTC) of a time label, or None where it is missing or unreadable."""
+    """The moment (UTC) of a time label, or None where it is missing, unreadable or in another millennium."""
     match = _TIME.fullmatch(label or "")
     if not match:
         return None
     try:
-        return datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        moment = datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     except ValueError:  # the 31st of February
         return None
+    return moment if 2000 <= moment.year < 3000 else None
 
 
 def read_seconds(label: str | None) -> int | None:

@@ -153,7 +153,7 @@ def read_header(user_data: str) -> Header | None:
             re.fullmatch(r"# exollama (\{.*\})", lines[1]) if lines[0] == "#cloud-config" and len(lines) > 2 else None
         )
         header = json.loads(match[1]) if match else None
-    except (binascii.Error, zlib.error, ValueError):
+    except (binascii.Error, zlib.error, ValueError, RecursionError):
         return None
     if not isinstance(header, dict) or header.get("v") != 1:
         return None

@@ -81,9 +81,7 @@ class Session:
 
     def endpoint(self, instance: Instance) -> Endpoint:
         """The endpoint of an instance, with the key of its user-data or, where that is denied, EXOSCALE_OLLAMA_KEY."""
-        if not instance.address:
-            raise Unreachable(f"Instance {instance.id} has no public address (yet).")
-        return Endpoint(instance.address, self.key(instance))
+        return Endpoint.of(instance, self.key(instance))
 
     def key(self, instance: Instance) -> Secret:
         """The endpoint's key. The user-data's wins; a differing EXOSCALE_OLLAMA_KEY is reported."""

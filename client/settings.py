@@ -5,7 +5,6 @@ Neighbours: every verb starts here; what the settings mean on the instance is `f
 """
 
 import hmac
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,10 +111,10 @@ class Settings:
         if zones and zone and zone not in zones:
             reader.problems.append(
                 f"EXOSCALE_ZONE is {zone}, which is not among EXOSCALE_ZONES ({','.join(zones)}): an instance made "
-                "there "
-                "would never be looked at by the reaper. Add it to EXOSCALE_ZONES."
+                "there would never be looked at by the reaper. Add it to EXOSCALE_ZONES."
             )
-        model_variable = "EXOSCALE_OLLAMA_MODEL" if env.get("EXOSCALE_OLLAMA_MODEL") else "GARUDA_OLLAMA_MODEL"
+        chosen = env.get("EXOSCALE_OLLAMA_MODEL", "").strip()
+        model_variable = "EXOSCALE_OLLAMA_MODEL" if chosen else "GARUDA_OLLAMA_MODEL"
         settings = cls(
             api_key=reader.require("EXOSCALE_API_KEY"),
             api_secret=Secret(reader.require("EXOSCALE_API_SECRET")),
@@ -217,10 +216,11 @@ def _zones(value: str) -> tuple[str, ...]:
 
 def _endpoint(value: str) -> str:
     parts = urlsplit(value.replace("{zone}", "zone"))
-    loopback = parts.hostname == "localhost" or (parts.hostname or "").startswith("127.") or parts.hostname == "::1"
-    if not parts.hostname or parts.scheme not in ("https", "http") or parts.query or parts.fragment or parts.username:
+    host = parts.hostname or ""
+    extra = parts.query or parts.fragment or parts.username or parts.port == 0  # a bad port raises ValueError itself
+    if parts.scheme not in ("https", "http") or not re.fullmatch(r"[a-z0-9.:-]+", host) or extra:
         raise ValueError(f"an endpoint looks like {DEFAULT_ENDPOINT}")
-    if parts.scheme == "http" and not loopback:
+    if parts.scheme == "http" and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host)):
         raise ValueError("plain http is for this machine's loopback only; use https.")
     return value.rstrip("/")
 
@@ -272,6 +272,8 @@ def _action(value: str) -> str:
 
 
 def _cidrs(value: str) -> tuple[str, ...]:
+    import ipaddress
+
     networks = []
     for part in value.split(","):
         try:

@@ -11,6 +11,7 @@ import hmac
 import http.server
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -38,6 +39,10 @@ BODY_LIMIT = 4096
 OWNER = re.compile(r"[0-9a-f]{32}")
 # Connecting; established; closed by Ollama while nginx still has bytes to pass on, as to a slow reader.
 TCP_OPEN = {"02", "01", "08"}
+# The last of an answer waits in the client's connection alone. Without a key nobody gets that many bytes, and a
+# reader that has stood still for so long is gone, as it is for nginx (send_timeout).
+UNREAD_BYTES = 4096
+UNREAD_S = 3600.0
 
 Answer = tuple[int, dict[str, Any] | None]
 Mark = tuple[int, int]
@@ -62,13 +67,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def number(value: object, default: float) -> float:
-    """A finite number out of a file that anything may have happened to."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12:
-        return float(value)
-    return default
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,10 @@ class Fence:
         if not path.exists():
             return cls()
         data = read_json(path)
-        until = min(number(data.get("until"), now + LEASE_S), now + LEASE_S)
-        try:
-            owner, (requests, touches), at = data["owner"], data["mark"], data["committed"]
-            if OWNER.fullmatch(owner) and type(requests) is type(touches) is int:
-                return cls(owner, until, (requests, touches), None if at is None else min(number(at, now), now))
-        except (LookupError, TypeError, ValueError):
-            pass
-        return cls("unreadable", until)
+        with contextlib.suppress(LookupError, TypeError):
+            if OWNER.fullmatch(data["owner"]) and 0 <= data["until"] <= now + LEASE_S:
+                return cls(data["owner"], data["until"], (*data["mark"],), data["committed"])
+        return cls("unreadable", now + LEASE_S)
 
     def save(self, path: Path) -> None:
         if self.owner is None:
@@ -141,70 +135,78 @@ class Fence:
             write_atomically(path, json.dumps(asdict(self)))
 
 
-@dataclass(frozen=True)
-class Boot:
-    """What bootstrap wrote of the boot. failed_s: for how long it has been a failed one."""
+def read_boot(path: Path, now: float, since: float) -> dict[str, Any]:
+    """What bootstrap wrote of the boot, as the status says it, and `failed_s`, the age of its failure, or None.
 
-    phase: str
-    elapsed_s: float
-    percent: float | None
-    phases: list[dict[str, Any]]
-    error: dict[str, Any] | None
-    failed_s: float | None
-
-    @classmethod
-    def load(cls, path: Path, now: float, since: float) -> "Boot":
-        """since: when the agent first ran, for a bootstrap that never says a word."""
-        data = read_json(path)
-        started = number(data.get("started"), since)
-        latest = number(data.get("phase_started"), started)
-        phase, error, percent = str(data.get("phase", "starting")), data.get("error"), data.get("percent")
-        phases = [{"phase": name, "seconds": seconds} for name, seconds in data.get("done", ())]
-        if isinstance(error, dict):
-            return cls("failed", latest - started, None, phases, error, now - latest)
-        end = latest if phase == "ready" else now
-        return cls(phase, end - started, None if percent is None else number(percent, 0), phases, None, None)
-
-    @property
-    def booting(self) -> bool:
-        return self.phase not in ("ready", "failed")
+    since is when the agent first ran, for a bootstrap that never says a word.
+    """
+    data = {"phase": "starting", "started": since, "done": [], "percent": None, "error": None, **read_json(path)}
+    latest = data.get("phase_started", now)
+    end = latest if data["error"] or data["phase"] == "ready" else now
+    return {
+        "phase": "failed" if data["error"] else data["phase"],
+        "percent": data["percent"],
+        "elapsed_s": round(end - data["started"], 1),
+        "phases": [{"phase": name, "seconds": seconds} for name, seconds in data["done"]],
+        "error": data["error"],
+        "failed_s": now - latest if data["error"] else None,
+    }
 
 
-@dataclass(frozen=True)
 class Watchdog:
-    """When a machine that nobody reaps powers itself off. Durations in seconds, the deadline in Unix time."""
+    """When a machine that nobody reaps powers itself off, by the policy that came in its user-data."""
 
-    idle_s: float
-    boot_s: float
-    retention_s: float
-    deadline: float | None
-    grace_s: float
-    keep_failed: bool
+    def __init__(self, policy: dict[str, Any]) -> None:
+        self.policy = policy
 
-    def decide(self, *, idle_s: float, boot: Boot, committed_s: float | None, wall: float) -> tuple[str, bool] | None:
-        """None, or the reason and whether it stands whatever is in flight. committed_s: the commit's age."""
+    def decide(
+        self, *, idle_s: float, boot: dict[str, Any], committed_s: float | None, wall: float
+    ) -> tuple[str, bool] | None:
+        """None, or the reason and whether it stands whatever is in flight.
+
+        boot is as read_boot has it, committed_s the commit's age, wall Unix time.
+        """
+        policy = self.policy
         if committed_s is not None:
             # Shut, and its owner's to act upon or to lift, for this long.
             abandoned = committed_s >= COMMIT_MARGIN_S
             return (f"a commit was not carried out for {committed_s:.0f} s", True) if abandoned else None
-        if self.deadline is not None and wall >= self.deadline + self.grace_s:
+        if policy["deadline"] and wall >= policy["deadline"] + policy["grace_s"]:
             return "the deadline and its grace are over", True
-        if boot.failed_s is not None:
-            patience_s = self.retention_s if self.keep_failed else MARGIN_S
-            return (f"the boot failed {boot.failed_s:.0f} s ago", True) if boot.failed_s >= patience_s else None
-        if boot.booting:
-            late = boot.elapsed_s >= self.boot_s + MARGIN_S
-            return (f"the boot did not end within {boot.elapsed_s:.0f} s", True) if late else None
-        unreaped = idle_s >= self.idle_s + MARGIN_S
+        if boot["phase"] == "failed":
+            patience_s = policy["retention_s"] if policy["keep_failed"] else MARGIN_S
+            return ("the boot failed", True) if boot["failed_s"] >= patience_s else None
+        if boot["phase"] != "ready":
+            late = boot["elapsed_s"] >= policy["boot_s"] + MARGIN_S
+            return (f"the boot did not end within {boot['elapsed_s']:.0f} s", True) if late else None
+        unreaped = idle_s >= policy["idle_s"] + MARGIN_S
         return (f"idle for {idle_s:.0f} s and not reaped", False) if unreaped else None
 
 
-def connections(upstream: str, table: Path = Path("/proc/net/tcp")) -> int:
-    """The kernel's count of connections to Ollama: nginx opens one for each request that it lets through."""
-    host, _, port = upstream.rpartition(":")
-    remote = f"{socket.inet_aton(host)[::-1].hex()}:{int(port):04x}".upper()
-    rows = (line.split() for line in table.read_text().splitlines()[1:])
-    return sum(1 for row in rows if row[2] == remote and row[3] in TCP_OPEN)
+def sockets() -> list[list[str]]:
+    """The kernel's TCP sockets: [slot, local, remote, state, unsent:unread, ...], in hex."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        lines += Path("/proc/net/tcp6").read_text().splitlines()[1:]
+    return [line.split() for line in lines]
+
+
+def kernel_address(address: str) -> str:
+    """`[HOST:]PORT` as the kernel writes it, little-endian; without a host, what every one ends with."""
+    host, _, port = address.rpartition(":")
+    return f"{socket.inet_aton(host)[::-1].hex() if host else ''}:{int(port):04x}".upper()
+
+
+def requests_open(table: list[list[str]], upstream: str) -> int:
+    """Connections to Ollama: nginx opens one for each request that it lets through, and keeps none."""
+    remote = kernel_address(upstream)
+    return sum(row[2] == remote and row[3] in TCP_OPEN for row in table)
+
+
+def answers_unread(table: list[list[str]], listen: str) -> int:
+    """Connections from clients that hold the end of an answer which they have not taken yet."""
+    local = kernel_address(listen)
+    return sum(row[1].endswith(local) and int(row[4].split(":")[0], 16) > UNREAD_BYTES for row in table)
 
 
 def log_tail(path: Path, lines: int = 20) -> list[str]:
@@ -222,16 +224,16 @@ class Agent:
     """The state behind the endpoints: changed under one lock, and on file before it is answered."""
 
     def __init__(self) -> None:
-        self.policy = policy = json.loads((ETC / "policy.json").read_text())
-        self.watchdog = Watchdog(**{name: policy[name] for name in Watchdog.__dataclass_fields__})
+        self.policy = json.loads((ETC / "policy.json").read_text())
+        self.watchdog = Watchdog(self.policy)
+        found = re.search(r"listen ([0-9.:]*11435)", (ETC / "nginx.conf").read_text())
+        self.listen = found[1] if found else "11435"
         self.lock = threading.RLock()
         now = boottime()
         self.fence = Fence.load(RUN / "fence", now)
-        kept = read_json(RUN / "activity.json")
-        self.size = int(number(kept.get("size"), -1))
-        self.touches = int(number(kept.get("touches"), 0))
-        self.active_at = min(number(kept.get("active_at"), now), now)
-        self.since = min(number(kept.get("since"), now), now)
+        kept = {"size": -1, "touches": 0, "active_at": now, "since": now, **read_json(RUN / "activity.json")}
+        self.size, self.touches = kept["size"], kept["touches"]
+        self.active_at, self.since = kept["active_at"], kept["since"]
         self.retry_at = 0.0
         self.keep()
 
@@ -246,8 +248,8 @@ class Agent:
             self.fence = fence
         return answer
 
-    def boot(self) -> Boot:
-        return Boot.load(RUN / "boot.json", boottime(), self.since)
+    def boot(self) -> dict[str, Any]:
+        return read_boot(RUN / "boot.json", boottime(), self.since)
 
     def mark(self) -> Mark:
         """What the machine has been asked for so far: its requests, at two bytes each, and the touches."""
@@ -258,14 +260,21 @@ class Agent:
             self.keep()
         return size // 2, self.touches
 
+    def in_flight(self) -> int:
+        """How many requests are under way; the open ones are activity, too."""
+        table = sockets()
+        count = requests_open(table, self.policy["upstream"])
+        if count or self.boot()["phase"] not in ("ready", "failed"):
+            self.active_at = boottime()
+            self.keep()
+        slow = boottime() - self.active_at < UNREAD_S
+        return max(count, answers_unread(table, self.listen) if slow else 0)
+
     def sample(self) -> int:
         """Note what goes on, once a second and at each question; returns the number in flight."""
         with self.lock:
-            count = connections(self.policy["upstream"])
+            count = self.in_flight()
             self.mark()
-            if count or self.boot().booting:
-                self.active_at = boottime()
-                self.keep()
             self.change(self.fence.expire(boottime()), (200, None))
             return count
 
@@ -277,7 +286,7 @@ class Agent:
 
     def commit(self, owner: str) -> Answer:
         with self.lock:
-            count = connections(self.policy["upstream"])
+            count = self.in_flight()
             # nginx closes its connection to Ollama just before it logs the request's end.
             time.sleep(SETTLE_S / 2)
             return self.change(*self.fence.commit(owner, boottime(), self.mark(), count))
@@ -305,9 +314,8 @@ class Agent:
 
     def status(self) -> Answer:
         with self.lock:
-            count, now, boot = self.sample(), boottime(), asdict(self.boot())
+            count, now, boot = self.sample(), boottime(), self.boot()
             del boot["failed_s"]
-            boot["elapsed_s"] = round(boot["elapsed_s"], 1)
             return 200, {
                 "v": 1,
                 "idle_s": round(max(0.0, now - self.active_at), 1),
@@ -316,11 +324,7 @@ class Agent:
                 "boot": {**boot, "log": log_tail(LOG / "boot.log")},
                 "fence": self.fence.view(now) if self.fence.owner else None,
                 "policy": {k: v for k, v in self.policy.items() if k not in ("request", "upstream")},
-                "versions": {
-                    "agent": 1,
-                    "exollama": self.policy["version"],
-                    "python": ".".join(map(str, sys.version_info[:3])),
-                },
+                "versions": {"agent": 1, "exollama": self.policy["version"], "python": platform.python_version()},
             }
 
     def tick(self) -> None:
@@ -334,21 +338,18 @@ class Agent:
                 committed_s=None if self.fence.committed is None else now - self.fence.committed,
                 wall=time.time(),
             )
-        if verdict and now >= self.retry_at:
-            reason, forced = verdict
-            if forced or self.leave():
-                print(f"powering off: {reason}", file=sys.stderr, flush=True)
-                self.retry_at = now + 30
-                subprocess.run(["systemctl", "poweroff"], timeout=25, check=True)
-
-    def leave(self) -> bool:
-        """Fence and commit, like any other reaper."""
-        owner = secrets.token_hex(16)
-        self.put(owner)
-        if self.commit(owner)[0] == 200:
-            return True
-        self.delete(owner)
-        return False
+        if verdict is None or now < self.retry_at:
+            return
+        reason, forced = verdict
+        if not forced:  # fence and commit, like any other reaper
+            owner = secrets.token_hex(16)
+            self.put(owner)
+            if self.commit(owner)[0] != 200:
+                self.delete(owner)
+                return
+        print(f"powering off: {reason}", file=sys.stderr, flush=True)
+        self.retry_at = now + 30
+        subprocess.run(["systemctl", "poweroff"], timeout=25, check=True)
 
 
 ROUTES: dict[str, dict[str, Any]] = {
@@ -416,6 +417,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     daemon_threads = True
     request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: whoever asked has gone."""
 
 
 def main() -> None:

@@ -224,10 +224,10 @@ def docker_from_docker() -> None:
     download = "curl -fsSL --proto =https --connect-timeout 10 -m 60 -o"
     run(download, str(armored), f"{site}/gpg", timeout_s=90, attempts=2)
     gpg = f"gpg --batch --yes --homedir {RUN / 'gnupg'}"
-    rows = [line.split(":") for line in run(gpg, "--show-keys", "--with-colons", str(armored)).splitlines()]
-    # Each key's record is followed by its fingerprint's; subkeys ("sub") have theirs as well.
-    found = [rows[i + 1][9] for i, row in enumerate(rows) if row[0] == "pub"]
-    if found != [DOCKER_KEY]:
+    lines = run(gpg, "--show-keys", "--with-colons", str(armored)).splitlines()
+    # The record of a key is followed by its fingerprint's (its subkeys, "sub", have theirs as well).
+    found = [lines[i + 1] for i, line in enumerate(lines) if line.startswith("pub:")]
+    if found != [f"fpr:::::::::{DOCKER_KEY}:"]:
         raise Failed(f"Docker's signing key is not the known one but {found}")
     run(gpg, "--dearmor", "-o", str(keyring), str(armored))
     architecture = run("dpkg --print-architecture")

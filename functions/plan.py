@@ -56,8 +56,7 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
     if settings.disk_gib < needed:
         raise ExollamaError(
             f"A disk of {settings.disk_gib} GiB is too small for {settings.model}: system, container image and model "
-            "need "
-            f"about {needed}. Set EXOSCALE_DISK_SIZE={needed} or more. Nothing was created."
+            f"need about {needed}. Set EXOSCALE_DISK_SIZE={needed} or more. Nothing was created."
         )
     cost = fit.hourly_cost(name, settings.disk_gib)
     if settings.max_hourly_cost is not None and (cost is None or cost > settings.max_hourly_cost):

@@ -109,11 +109,11 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
 def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
     """The decision where it runs but gave no usable answer."""
     policy = instance.policy
+    if policy.deadline and now >= policy.deadline + GRACE:
+        return Decision(Verb.DESTROY, "past its deadline and the grace, and not reachable")
     until_booted = booting_until(instance, now)
     if until_booted and now < until_booted:
         return keep("booting: not reachable yet")
-    if policy.deadline and now >= policy.deadline + GRACE:
-        return Decision(Verb.DESTROY, "past its deadline and the grace, and not reachable")
     idle = idle_since(instance, now)
     if policy.reach == "any" and idle and now >= idle + SILENCE:
         verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY

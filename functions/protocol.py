@@ -82,6 +82,9 @@ def reap_one(
         return _act(cloud, instance, decision)
     except ExollamaError as error:
         return Outcome(instance, "failed", str(error))
+    except Exception as error:  # noqa: BLE001 - one instance that nobody thought of must not keep the others running
+        log.exception("instance %s", instance.id)
+        return Outcome(instance, "failed", f"unexpected {type(error).__name__}: {error}. Please report this.")
 
 
 def _ask(cloud: Cloud, connect: Connect, instance: Instance, key: Secret | None) -> Decision:

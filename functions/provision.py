@@ -15,7 +15,7 @@ from client.endpoint import PORT, Endpoint
 from client.errors import ApiError, ExollamaError, NotFound, OllamaError, Unanswered
 from client.model import Instance
 from client.session import pull
-from client.settings import DEFAULT_ZONE, Secret, Settings
+from client.settings import DEFAULT_ZONE, Settings
 from client.transport import Send
 from functions.cloud import Cloud
 from functions.plan import Draft, draft
@@ -23,12 +23,6 @@ from functions.provisioning import Found, Provisioning
 from functions.transport import urllib3_send
 
 log = logging.getLogger("exollama.provision")
-
-
-def connect(instance: Instance, key: Secret) -> Endpoint:
-    """The endpoint of an instance that has an address."""
-    assert instance.address
-    return Endpoint(instance.address, key)
 
 
 def run(
@@ -55,11 +49,18 @@ def run(
         return draft(cloud, settings, note=note, keep_failed=keep_failed)
 
     protocol = Provisioning(
-        cloud, connect, order, settings.name, note=note, progress=progress, monotonic=monotonic, keep_failed=keep_failed
+        cloud,
+        Endpoint.of,
+        order,
+        settings.name,
+        note=note,
+        progress=progress,
+        monotonic=monotonic,
+        keep_failed=keep_failed,
     )
     found = protocol.run(wait=wait)
     if found.status:
-        _ensure_model(connect(found.instance, found.key), settings.model, note, progress)
+        _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, progress)
     if not protocol.created:
         _report_differences(found.instance, settings, note)
     return _result(found, settings)
@@ -127,4 +128,4 @@ def _result(found: Found, settings: Settings) -> dict[str, Any]:
 if __name__ == "__main__":
     from client.cli import main
 
-    sys.exit(main(["provision", *sys.argv[1:]], prog="python -m functions.provision"))
+    sys.exit(main(prog="python -m functions.provision", verb="provision"))

@@ -331,9 +331,8 @@ class Provisioning:
         if instance.id != self.created and error.phase == UNREACHABLE:
             # Our own network may be the reason, and a second instance would cost without being reachable either.
             raise Unreachable(
-                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\nCheck the "
-                "network "
-                f"(EXOSCALE_ALLOWED_CIDRS of the run that made it), or delete it in the portal and run this again."
+                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\nCheck "
+                "the network (EXOSCALE_ALLOWED_CIDRS of the run that made it), or delete it in the portal and run this again."
             )
         if instance.id != self.created:
             self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")

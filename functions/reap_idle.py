@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from client.endpoint import Endpoint
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
 from functions.protocol import Outcome, reap_one
-from functions.provision import connect
 from functions.transport import urllib3_send
 from functions.zones import survey
 
@@ -40,7 +40,7 @@ def run(
 
     def reap(work: tuple[Cloud, Instance]) -> Outcome:
         cloud, instance = work
-        return reap_one(cloud, connect, instance, dry_run=dry_run, key=settings.key)
+        return reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="reap") as pool:
@@ -71,4 +71,4 @@ def text(result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     from client.cli import main
 
-    sys.exit(main(["reap", *sys.argv[1:]], prog="python -m functions.reap_idle"))
+    sys.exit(main(prog="python -m functions.reap_idle", verb="reap"))

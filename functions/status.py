@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from client.endpoint import Endpoint
 from client.errors import ExollamaError
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
-from functions.provision import connect
 from functions.transport import urllib3_send
 from functions.zones import survey
 
@@ -62,7 +62,7 @@ def _ask(cloud: Cloud, instance: Instance, settings: Settings) -> dict[str, Any]
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
             return {"trouble": f"{seen.state}; its key or its address is not known"}
-        return connect(seen, key).status()
+        return Endpoint.of(seen, key).status()
     except ExollamaError as error:
         return {"trouble": str(error)}
 
@@ -130,4 +130,4 @@ def _span(seconds: float | None) -> str:
 if __name__ == "__main__":
     from client.cli import main
 
-    sys.exit(main(["status", *sys.argv[1:]], prog="python -m functions.status"))
+    sys.exit(main(prog="python -m functions.status", verb="status"))

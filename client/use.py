@@ -1,0 +1,176 @@
+"""The verbs that use an instance: generate, and env for other programs. Standard library only.
+
+Neighbours: `client.verbs` dispatches here; `client.session` finds the instance, wakes one and streams.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import ssl
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from client.api import Api
+from client.errors import SettingsError
+from client.model import Instance
+from client.session import Session, void
+from client.settings import Settings, model_name
+from client.terminal import Terminal
+from client.transport import http_client_send
+
+MAX_PROMPT = 16 << 20  # bytes
+
+
+def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Session:
+    api = Api(settings, settings.zone, http_client_send)
+
+    def wake() -> Mapping[str, Any]:
+        from client.verbs import need_urllib3
+
+        need_urllib3()
+        from functions import provision
+
+        return provision.run(settings, note=terminal.note, progress=terminal.progress)
+
+    return Session(settings, api, wake=wake if provision else None, note=terminal.note, progress=terminal.progress)
+
+
+def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Answer one prompt, waking an instance where there is none. Raises what `Session.generate` raises."""
+    payload = _payload(args, settings)
+    session = _session(settings, terminal, provision=not args.no_provision)
+    whole = args.no_stream or args.json
+
+    def show(piece: str) -> None:
+        terminal.clear()
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    answer = session.generate(payload, void if whole else show)
+    if args.json:
+        print(json.dumps(answer))
+    elif whole:
+        print(answer["response"])
+    else:
+        print()
+    instance = session.find()
+    if instance:
+        terminal.note(goes(instance, session.api))
+    return 0
+
+
+def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """Ollama's request for the arguments. Raises SettingsError, every problem at once, before anything is created."""
+    problems: list[str] = []
+
+    def read(what: str, parse: Callable[[str], Any], value: str) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            problems.append(f"{what} is {value[:100]!r}: {error}")
+            return None
+
+    payload: dict[str, Any] = {
+        "model": settings.model if args.model is None else read("--model", model_name, args.model),
+        "prompt": read("The prompt", _prompt, args.prompt),
+        "stream": True,
+    }
+    if args.system:
+        payload["system"] = args.system
+    if args.option:
+        payload["options"] = dict(filter(None, (read("--option", _option, option) for option in args.option)))
+    if args.format:
+        payload["format"] = read("--format", _format, args.format)
+    if problems:
+        raise SettingsError(*problems)
+    return payload
+
+
+def _prompt(value: str) -> str:
+    if value == "-":
+        value = sys.stdin.buffer.read(MAX_PROMPT + 1).decode("utf-8", "replace")
+    if len(value.encode("utf-8", "replace")) > MAX_PROMPT:
+        raise ValueError(f"over {MAX_PROMPT >> 20} MiB, more than any model reads. Shorten it.")
+    if not value.strip():
+        raise ValueError("empty. Give one as an argument, or - and text on standard input.")
+    return value
+
+
+def _option(value: str) -> tuple[str, Any]:
+    name, equals, text = value.partition("=")
+    if not name.strip() or not equals:
+        raise ValueError("NAME=VALUE is expected, like temperature=0.")
+    try:
+        return name.strip(), json.loads(text)
+    except ValueError:
+        return name.strip(), text
+
+
+def _format(value: str) -> Any:
+    if value == "json":
+        return value
+    try:
+        schema = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"the word json or a JSON schema is expected: {error}.") from None
+    if not isinstance(schema, dict):
+        raise ValueError("the word json or a JSON schema (an object) is expected.")
+    return schema
+
+
+def goes(instance: Instance, api: Api) -> str:
+    """When an instance goes if nobody uses it again, and who will see to it."""
+    idle = timedelta(seconds=instance.policy.idle_s)
+    now = api.now()
+    left = (
+        f"about {idle // timedelta(minutes=1)} minutes"
+        if idle >= timedelta(minutes=2)
+        else f"{instance.policy.idle_s} seconds"
+    )
+    off = now + idle + timedelta(minutes=15)
+    return (
+        f"{instance.zone} {instance.id} goes {left} after its last use, from {now + idle:%H:%M} UTC on, when a "
+        "reaper next looks "
+        f"(exollama reap, from cron); with none it powers itself off at {off:%H:%M} UTC and then costs its disk "
+        "until one does."
+    )
+
+
+def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Print URL, key and the path of the verified certificate of the running instance, for a shell or as JSON."""
+    session = _session(settings, terminal, provision=False)
+    instance, endpoint, _ = session.ready()
+    key = session.key(instance)
+    assert endpoint.certificate
+    path = _certificate_file(instance.id, endpoint.certificate)
+    result = {"url": endpoint.url, "key": key.reveal(), "cacert": str(path), "fingerprint": endpoint.fingerprint}
+    if args.no_key:
+        del result["key"]
+    if args.json:
+        print(json.dumps(result))
+        return 0
+    values = {"EXOLLAMA_URL": endpoint.url, "EXOLLAMA_CACERT": str(path)}
+    if not args.no_key:
+        values["EXOSCALE_OLLAMA_KEY"] = key.reveal()
+    for name, value in values.items():
+        print(f"export {name}={shlex.quote(value)}")
+    terminal.note(
+        'Then: curl --cacert "$EXOLLAMA_CACERT" -H "X-Ollama-Key: $EXOSCALE_OLLAMA_KEY" "$EXOLLAMA_URL/api/tags"'
+    )
+    return 0
+
+
+def _certificate_file(instance_id: str, certificate: bytes) -> Path:
+    """Write a verified certificate (DER) as PEM where only this user can, and return the path."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exollama"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = base / f"{Path(instance_id).name}.pem"
+    with tempfile.NamedTemporaryFile("w", dir=base, delete=False) as file:
+        file.write(ssl.DER_cert_to_PEM_cert(certificate))
+    Path(file.name).replace(path)
+    return path

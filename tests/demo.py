@@ -1,0 +1,76 @@
+"""`python -m tests.demo`: the whole life of an instance on a simulated zone, with the very commands that a user types.
+
+Nothing is faked but the cloud: the simulator runs the nginx configuration, the bootstrap and the agent of the rendered
+user-data. Ends with 0 only if every step did what it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.simulator import Simulator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.demo",
+        description="Provision, generate, fall idle and be reaped, on a simulated Exoscale zone. No account is needed.",
+        epilog='example:\n  python -m tests.demo --prompt "Why is the sky blue?"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--prompt", default="Why is the sky blue?", help="what to ask")
+    args = parser.parse_args()
+    began = time.monotonic()
+    _say("A simulated Exoscale cloud on this machine; the account, the zone and the time are its own.")
+    with Simulator() as simulator:
+        demo = _Demo(simulator)
+        demo.run("1. Bring up an Ollama of your own", "client", "provision")
+        demo.run("2. Use it: the answer arrives token by token, over TLS", "client", "generate", args.prompt)
+        demo.run("3. What runs, and what it says of itself", "client", "status", "--probe")
+        demo.run("4. The reaper, as cron would call it: it is in use, so it stays", "functions.reap_idle")
+        simulator.advance(40 * 60)
+        _say("\n-- Forty minutes pass in which nobody asks anything (the idle timeout is thirty) --")
+        demo.run("5. The reaper again", "functions.reap_idle")
+        demo.run("6. Nothing runs, nothing costs", "client", "status")
+        left = [seen.id for seen in simulator.instances()]
+        problems = [*demo.problems, *simulator.violations, *(f"instance {one} is still there" for one in left)]
+        if not simulator.called("delete-instance"):
+            problems.append("no instance was ever destroyed")
+    for problem in problems:
+        _say(f"PROBLEM: {problem}")
+    outcome = "all as it should be" if not problems else f"{len(problems)} problem(s)"
+    _say(f"\nDone in {time.monotonic() - began:.0f} s: {outcome}.")
+    return 1 if problems else 0
+
+
+class _Demo:
+    """Runs the project's verbs as a user would, under the simulator's clock."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.problems: list[str] = []
+        self._launch = [sys.executable, "-m", "tests.simulator.timeshift", str(simulator.offset_file), "-m"]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXOSCALE_", "GARUDA_"))}
+        self._env = {**clean, **simulator.env}
+
+    def run(self, title: str, module: str, *arguments: str) -> None:
+        shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
+        _say(f"\n== {title}\n$ python -m {module} {shown}".rstrip())
+        done = subprocess.run([*self._launch, module, *arguments], cwd=ROOT, env=self._env, timeout=40, check=False)
+        if done.returncode:
+            self.problems.append(f"python -m {module} {shown} ended with {done.returncode}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""However the simulator ends, nothing of it is left: no process, no directory, no thread."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.simulator import Simulator
+from tests.simulator.driver import launch, ready
+
+ROOT = Path(__file__).parents[2]
+# What a process under test does: bring an instance up, say who there is, and wait to be ended.
+PROGRAM = """
+import sys, time
+from tests.simulator import Simulator
+from tests.simulator.driver import launch, ready
+with Simulator() as simulator:
+    seen = ready(simulator, launch(simulator))
+    print(simulator.base, simulator.warden_pid, *seen.pids.values(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, itself included."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def ended(pids: list[int]) -> bool:
+    """Whether all of them end within some seconds."""
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(alive(pid) for pid in pids)
+
+
+def gone(pids: list[int], folder: Path) -> bool:
+    """Whether all of them end, and the folder with them."""
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return ended(pids) and not folder.exists()
+
+
+@pytest.fixture
+def host() -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
+    """A process that runs a simulator with one instance, the simulator's folder, and every process of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        folder, warden, *pids = process.stdout.readline().split()
+        everything = [pid for pid in {*descendants(int(warden)), *map(int, pids)} if alive(pid)]
+        assert len(everything) >= 5  # the warden, the agent, nginx with its workers, Ollama's stand-in
+        yield process, Path(folder), everything
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def test_a_simulator_that_is_killed_leaves_nothing(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
+    process, folder, pids = host
+    process.kill()
+    assert gone(pids, folder)
+
+
+def test_a_simulator_that_is_interrupted_leaves_nothing(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
+    process, folder, pids = host
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert gone(pids, folder)
+
+
+def test_a_warden_that_is_killed_takes_everything_along(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
+    process, folder, pids = host
+    warden = next(pid for pid in pids if "warden.py" in Path(f"/proc/{pid}/cmdline").read_text())
+    os.kill(warden, signal.SIGKILL)
+    assert ended(pids)
+    assert process.poll() is None
+    process.communicate(timeout=20)  # the end of its standard input lets the block end
+    assert not folder.exists()
+
+
+def test_the_with_block_ends_threads_processes_and_folder() -> None:
+    before = set(threading.enumerate())
+    with Simulator() as simulator:
+        seen = ready(simulator, launch(simulator))
+        pids = [simulator.warden_pid, *seen.pids.values()]
+        folder = simulator.base
+    assert gone(pids, folder)
+    assert set(threading.enumerate()) <= before
+
+
+def test_it_ends_in_the_middle_of_a_boot() -> None:
+    with Simulator() as simulator:
+        simulator.boot(never="docker")
+        launch(simulator)
+        time.sleep(0.5)
+        pids = descendants(simulator.warden_pid)
+        folder = simulator.base
+    assert gone(pids, folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_command_prints_what_to_paste_and_ends(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.simulator", "--zone", "de-fra-1"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    lines = [process.stdout.readline() for _ in range(5)]
+    assert {line.split("=")[0] for line in lines} == {
+        "export EXOSCALE_API_KEY",
+        "export EXOSCALE_API_SECRET",
+        "export EXOSCALE_API_ENDPOINT",
+        "export EXOSCALE_ZONE",
+        "export EXOSCALE_IDLE_TIMEOUT",
+    }
+    pids = descendants(process.pid)
+    process.send_signal(number)
+    assert process.wait(20) == (-9 if number == signal.SIGKILL else 130)
+    assert ended(pids)
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_the_command_takes_orders() -> None:
+    words = ["help", "advance 2m", "fault list-instances 500", "boot fail docker", "boot", "instances", "calls"]
+    orders = "\n".join([*words, "violations", "kill", "nonsense", "quit", ""])
+    command = [sys.executable, "-m", "tests.simulator"]
+    done = subprocess.run(command, input=orders, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no such command" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_program_can_be_run_under_the_simulators_clock(tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("86400.0\n")
+    program = tmp_path / "now.py"
+    program.write_text("import time, datetime; print(time.time(), datetime.datetime.now().timestamp())")
+    launcher = ROOT / "tests/simulator/timeshift.py"
+    done = subprocess.run(
+        [sys.executable, str(launcher), str(offset), str(program)], capture_output=True, text=True, check=True
+    )
+    for seen in done.stdout.split():
+        assert abs(float(seen) - time.time() - 86400) < 5

@@ -1,0 +1,508 @@
+"""bootstrap.py as a process, with stubs for the commands that it calls and a stand-in for Ollama."""
+
+import http.server
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.test_agent_process import PYTHON, ROOT, until
+
+PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+IMAGE, MODEL, ADDRESS = "ollama/ollama:1.2.3", "tiny:1b", "192.0.2.7"
+PREFIXES = ("/etc/", "/run/exollama", "/var/log/exollama", "/var/lib/exollama")
+DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+GOOD_KEYS = f"pub:-:4096:1:8D81803C0EBFCD88::::::\nfpr:::::::::{DOCKER_KEY}:\nsub:-:4096:1:7EA0A9C3F273FCD8::::::\nfpr:::::::::AA:\n"
+
+
+def layer(name: str, completed: int, total: int) -> dict[str, Any]:
+    return {"status": f"pulling {name}", "digest": f"sha256:{name}", "completed": completed, "total": total}
+
+
+PULL = [
+    {"status": "pulling manifest"},
+    {"status": "pulling a", "digest": "sha256:a", "total": 900},
+    layer("a", 450, 900),
+    layer("a", 900, 900),
+    layer("b", 0, 100),
+    layer("b", 100, 100),
+    {"status": "verifying sha256 digest"},
+    {"status": "success"},
+]
+
+
+class Ollama(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.present = False
+        self.pulls: list[list[Any]] = [PULL]  # one a pull; the last one again and again
+        self.answers: dict[str, tuple[int, Any]] = {"/api/generate": (200, {"response": "x", "done": True})}
+        self.pause: Callable[[int], None] = lambda line: None
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Ollama
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.answer({})
+
+    def do_POST(self) -> None:
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, body: Any) -> None:
+        self.server.asked.append((self.path, body))
+        if self.path == "/api/pull":
+            lines = self.server.pulls.pop(0) if len(self.server.pulls) > 1 else self.server.pulls[0]
+            self.send_response(200)
+            self.end_headers()
+            for number, line in enumerate(lines):
+                self.wfile.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+                self.wfile.flush()
+                self.server.pause(number)
+            self.server.present = lines[-1] == {"status": "success"}
+            return
+        found = {"/api/version": (200, {}), "/api/show": (200 if self.server.present else 404, {}), **self.server.answers}
+        status, answer = found.get(self.path, (404, {"error": "no such path"}))
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+
+class Machine:
+    """An instance's files below a folder, stubs on PATH that note how they were called, and Ollama's stand-in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ollama = Ollama()
+        self.thread = threading.Thread(target=self.ollama.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+        self.upstream = f"127.0.0.1:{self.ollama.server_address[1]}"
+        self.bin, self.state = root / "bin", root / "state"
+        for folder in (self.bin, self.state, self.place("/etc/exollama")):
+            folder.mkdir(parents=True)
+        policy = {"image": IMAGE, "model": MODEL, "upstream": self.upstream}
+        self.place("/etc/exollama/policy.json").write_text(json.dumps(policy))
+        text = (ROOT / "cloudinit/bootstrap.py").read_text()
+        for prefix in PREFIXES:
+            text = text.replace(f'"{prefix}', f'"{root}{prefix}')
+        self.program = root / "bootstrap.py"
+        self.program.write_text(text)
+        self.calls_log = root / "calls"
+        self.boots: list[dict[str, Any]] = []
+        for command in ("openssl", "sh", "touch", "cat", "sleep", "grep"):
+            (self.bin / command).symlink_to(str(shutil.which(command)))
+        self.stub("curl", 'case "$*" in *169.254*) echo ' + ADDRESS + ' ;; *) touch "$9" ;; esac')
+        self.stub("systemctl", "exit 0")
+        self.stub("dpkg-query", f'[ -e {self.state}/"$4" ] && printf installed || exit 1')
+        self.stub("apt-get", f'[ "$1" = install ] || exit 0\nfor p; do touch {self.state}/"$p" 2>/dev/null; done')
+        self.stub("dpkg", "echo amd64")
+        self.stub("gpg", f"case \"$*\" in *show-keys*) printf '%s' '{GOOD_KEYS}' ;; esac")
+        self.stub(
+            "docker",
+            f"""case "$1 $2" in
+            "image inspect") [ -e {self.state}/image ] ;;
+            "pull -q") touch {self.state}/image ;;
+            "container inspect") cat {self.state}/container 2>/dev/null ;;
+            "run -d") for last; do :; done; echo "$last" > {self.state}/container ;;
+            esac""",
+        )
+
+    def place(self, path: str) -> Path:
+        return self.root / path[1:]
+
+    def stub(self, name: str, script: str) -> None:
+        note = f'{{ printf "%s" {name}; for a; do printf " %s" "$a"; done; echo; }} >> {self.calls_log}'
+        (self.bin / name).unlink(missing_ok=True)
+        (self.bin / name).write_text(f"#!/bin/sh\n{note}\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def fail(self, name: str, when: str, said: str = "it went wrong", times: int = 99) -> None:
+        """Let a stub fail where its arguments match a shell pattern, so many times."""
+        body = (self.bin / name).read_text().partition("\n")[2].partition("\n")[2]
+        counter = self.state / f"failures-of-{name}"
+        check = f'n=$(cat {counter} 2>/dev/null || echo 0); [ "$n" -lt {times} ]'
+        fail = f'echo $((n+1)) > {counter}; echo first line; echo "{said}" >&2; exit 7'
+        self.stub(name, f'case "$*" in {when}) if {check}; then {fail}; fi ;; esac\n{body}')
+
+    def start(self) -> subprocess.Popen[bytes]:
+        env = {"PATH": str(self.bin), "EXOLLAMA_RETRY_S": "0.01", "HOME": str(self.root)}
+        return subprocess.Popen([PYTHON, "-I", str(self.program)], env=env)
+
+    def boot(self) -> int:
+        self.calls_log.unlink(missing_ok=True)
+        with self.start() as process:
+            return process.wait(60)
+
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.place("/run/exollama/boot.json").read_text())
+        return found
+
+    def calls(self, *starts: str) -> list[str]:
+        lines = self.calls_log.read_text().splitlines() if self.calls_log.exists() else []
+        return [line for line in lines if not starts or line.startswith(starts)]
+
+    def log(self) -> str:
+        return self.place("/var/log/exollama/boot.log").read_text()
+
+    def close(self) -> None:
+        self.ollama.shutdown()
+        self.ollama.server_close()
+        self.thread.join(10)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    found = Machine(tmp_path)
+    yield found
+    found.close()
+
+
+def test_a_first_boot_goes_through_all_phases_in_order_to_ready(machine: Machine) -> None:
+    assert machine.boot() == 0
+    report = machine.report()
+    assert (report["phase"], report["error"], report["percent"]) == ("ready", None, None)
+    assert [phase for phase, _ in report["done"]] == PHASES
+    assert all(seconds >= 0 for _, seconds in report["done"])
+    spent = sum(seconds for _, seconds in report["done"])
+    assert spent == pytest.approx(report["phase_started"] - report["started"], abs=0.1)
+    order = [call.split()[:3] for call in machine.calls("apt-get install", "systemctl", "docker run", "docker pull")]
+    assert order == [
+        ["systemctl", "start", "exollama-agent.service"],
+        ["apt-get", "install", "-y"],
+        ["systemctl", "restart", "nginx.service"],
+        ["apt-get", "install", "-y"],
+        ["apt-get", "install", "-y"],
+        ["systemctl", "start", "docker.service"],
+        ["docker", "pull", "-q"],
+        ["docker", "run", "-d"],
+    ]
+    (run,) = machine.calls("docker run")
+    for words in (f"-p {machine.upstream}:11434", "--restart unless-stopped", "-v ollama:/root/.ollama", "--name ollama", IMAGE):
+        assert words in run
+    assert run.endswith(IMAGE)
+    assert machine.ollama.asked[-1][0] == "/api/generate"
+    assert machine.ollama.asked[-1][1]["options"] == {"num_predict": 1}
+
+
+def test_a_second_boot_installs_pulls_and_restarts_nothing(machine: Machine) -> None:
+    assert machine.boot() == 0
+    certificate = machine.place("/var/lib/exollama/tls/cert.pem").read_bytes()
+    (machine.place("/run/exollama/apt-lists-are-fresh")).unlink()  # as a reboot does
+    machine.ollama.asked.clear()
+    assert machine.boot() == 0
+    assert machine.calls("apt-get", "gpg", "docker pull", "docker run", "docker rm", "systemctl restart") == []
+    assert machine.calls("systemctl start nginx", "docker start") == ["systemctl start nginx.service", "docker start ollama"]
+    assert machine.place("/var/lib/exollama/tls/cert.pem").read_bytes() == certificate
+    assert "/api/pull" not in [path for path, _ in machine.ollama.asked]
+    assert [phase for phase, _ in machine.report()["done"]] == PHASES
+
+
+def test_the_certificate_is_ec_names_the_address_and_verifies_strictly(machine: Machine) -> None:
+    assert machine.boot() == 0
+    tls = machine.place("/var/lib/exollama/tls")
+    cert = str(tls / "cert.pem")
+    text = subprocess.run(["openssl", "x509", "-in", cert, "-noout", "-text"], capture_output=True, text=True, check=True).stdout
+    assert "prime256v1" in text
+    assert f"IP Address:{ADDRESS}" in text
+    strict = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_ip", ADDRESS, "-CAfile", cert, cert]
+    assert subprocess.run(strict, capture_output=True, check=False).returncode == 0
+    assert (tls / "key.pem").stat().st_mode & 0o077 == 0
+    assert tls.stat().st_mode & 0o077 == 0
+
+
+def test_another_address_gets_another_certificate_and_a_restarted_nginx(machine: Machine) -> None:
+    assert machine.boot() == 0
+    machine.stub("curl", "echo 192.0.2.8")
+    before = machine.place("/var/lib/exollama/tls/cert.pem").read_bytes()
+    assert machine.boot() == 0
+    assert machine.place("/var/lib/exollama/tls/cert.pem").read_bytes() != before
+    assert machine.calls("systemctl restart") == ["systemctl restart nginx.service"]
+
+
+@pytest.mark.parametrize("missing", ["cert.pem", "key.pem"])
+def test_half_a_certificate_is_made_again(machine: Machine, missing: str) -> None:
+    assert machine.boot() == 0
+    (machine.place("/var/lib/exollama/tls") / missing).unlink()
+    assert machine.boot() == 0
+    pair = [
+        subprocess.run(["openssl", *words], capture_output=True, check=True, cwd=machine.place("/var/lib/exollama/tls")).stdout
+        for words in (["x509", "-in", "cert.pem", "-noout", "-pubkey"], ["pkey", "-in", "key.pem", "-pubout"])
+    ]
+    assert pair[0] == pair[1]
+
+
+@pytest.mark.parametrize("metadata", ["exit 22", "echo '<html>not found</html>'", "echo", None])
+def test_without_the_metadata_the_routes_address_serves(machine: Machine, metadata: str | None) -> None:
+    if metadata:
+        machine.stub("curl", metadata)
+    else:
+        (machine.bin / "curl").unlink()
+    machine.stub("ip", """echo '[{"dst":"1.1.1.1","gateway":"192.0.2.1","dev":"eth0","prefsrc":"192.0.2.9"}]'""")
+    machine.boot()
+    cert = str(machine.place("/var/lib/exollama/tls/cert.pem"))
+    said = subprocess.run(["openssl", "x509", "-in", cert, "-noout", "-text"], capture_output=True, text=True, check=True).stdout
+    assert "IP Address:192.0.2.9" in said
+
+
+@pytest.mark.parametrize("route", ["exit 2", "echo '[]'", "echo nonsense", """echo '[{"prefsrc":"x"}]'"""])
+def test_without_an_address_the_boot_fails(machine: Machine, route: str) -> None:
+    machine.stub("curl", "exit 28")
+    machine.stub("ip", route)
+    assert machine.boot() == 1
+    assert machine.report()["error"]["phase"] == "nginx"
+
+
+FAILURES = [
+    ("nginx", "openssl", "*req*", "unable to write"),
+    ("nginx", "systemctl", "*exollama-agent*", "unit not loaded"),
+    ("nginx", "apt-get", "*update*", "Temporary failure resolving"),
+    ("nginx", "apt-get", "*install*nginx*", "Unable to fetch some archives"),
+    ("nginx", "systemctl", "*nginx*", "Job for nginx.service failed"),
+    ("docker", "apt-get", "*install*docker*", "Unable to correct problems"),
+    ("docker", "systemctl", "*docker*", "Job for docker.service failed"),
+    ("image", "docker", "*pull*", "manifest for ollama/ollama:1.2.3 not found: manifest unknown"),
+    ("image", "docker", "*pull*", "write /var/lib/docker/tmp: no space left on device"),
+    ("container", "docker", "*run*", "port is already allocated"),
+]
+
+
+@pytest.mark.parametrize(("phase", "command", "when", "said"), FAILURES)
+def test_a_command_that_fails_ends_its_phase_with_its_own_words(
+    machine: Machine, phase: str, command: str, when: str, said: str
+) -> None:
+    if command == "openssl":
+        machine.stub("openssl", "exit 0")
+    machine.fail(command, when, said)
+    assert machine.boot() == 1
+    report = machine.report()
+    assert report["phase"] == report["error"]["phase"] == phase
+    assert command in report["error"]["message"]
+    assert said in report["error"]["message"], "the last line that it printed"
+    assert [name for name, _ in report["done"]] == PHASES[: PHASES.index(phase) + 1]
+    assert f"$ {command}" in machine.log()
+    assert "first line" in machine.log()
+    later = {"nginx": "docker", "docker": "docker pull", "image": "docker run", "container": "none"}[phase]
+    assert machine.calls(later) == [], "nothing goes on after a failure"
+
+
+def test_what_needs_the_network_is_tried_again(machine: Machine) -> None:
+    machine.fail("apt-get", "*", "Temporary failure resolving", times=3)
+    machine.fail("docker", "*pull*", "net/http: TLS handshake timeout", times=3)
+    machine.ollama.pulls = [
+        [{"error": "dial tcp: i/o timeout"}],
+        PULL[:3],
+        [*PULL[:3], b"not json\n"],
+        PULL,
+    ]
+    assert machine.boot() == 0
+    assert len(machine.calls("apt-get update")) >= 4
+    assert len(machine.calls("docker pull")) == 4
+    assert [path for path, _ in machine.ollama.asked].count("/api/pull") == 4
+
+
+def test_what_cannot_get_better_is_not_tried_again(machine: Machine) -> None:
+    machine.fail("docker", "*pull*", "manifest unknown")
+    assert machine.boot() == 1
+    assert len(machine.calls("docker pull")) == 1
+
+
+def test_a_command_that_is_missing_is_named(machine: Machine) -> None:
+    (machine.bin / "docker").unlink()
+    assert machine.boot() == 1
+    assert machine.report()["error"] == {"phase": "image", "message": "docker pull -q ollama/ollama:1.2.3 cannot be run: No such file or directory"}
+
+
+def test_a_command_that_hangs_ends_with_its_time_and_its_children(machine: Machine) -> None:
+    text = machine.program.read_text().replace("timeout_s: float = 60", "timeout_s: float = 1")
+    machine.program.write_text(text)
+    machine.stub("systemctl", f"sleep 300 & echo $! > {machine.state}/child; wait")
+    assert machine.boot() == 1
+    assert "took longer than 1 s" in machine.report()["error"]["message"]
+    child = Path("/proc") / (machine.state / "child").read_text().strip()
+    until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2], "the child's end")
+
+
+# -- Docker
+
+
+def docker_packages(machine: Machine) -> list[str]:
+    return [word for call in machine.calls("apt-get install") for word in call.split() if "docker" in word or "containerd" in word]
+
+
+def test_docker_comes_from_dockers_own_repository(machine: Machine) -> None:
+    assert machine.boot() == 0
+    assert docker_packages(machine) == ["docker-ce", "docker-ce-cli", "containerd.io"]
+    (source,) = machine.place("/etc/apt/sources.list.d").iterdir()
+    keyring = machine.place("/etc/apt/keyrings/exollama-docker.gpg")
+    assert source.read_text().startswith(f"deb [arch=amd64 signed-by={keyring}] https://download.docker.com/linux/")
+    assert source.read_text().endswith(" stable\n")
+    (download,) = [call for call in machine.calls("curl") if "docker" in call]
+    assert "--proto =https" in download
+    order = [call for call in machine.calls("gpg", "apt-get") if "gpg" in call or "docker" in call]
+    assert "--show-keys" in order[-4 if len(order) > 3 else 0] or "--show-keys" in " ".join(order)
+
+
+BAD_KEYS = [
+    GOOD_KEYS.replace(DOCKER_KEY, "0" * 40),
+    GOOD_KEYS + GOOD_KEYS.replace(DOCKER_KEY, "0" * 40),  # the known one and another beside it
+    GOOD_KEYS.replace("fpr", "uid"),
+    "nonsense\n",
+    "pub\n",
+    "",
+]
+
+
+@pytest.mark.parametrize("keys", BAD_KEYS)
+def test_a_signing_key_that_is_not_dockers_is_not_trusted(machine: Machine, keys: str) -> None:
+    machine.stub("gpg", f"case \"$*\" in *show-keys*) printf '%s' '{keys}' ;; esac")
+    assert machine.boot() == 0
+    assert docker_packages(machine) == ["docker.io"]
+    assert not machine.place("/etc/apt/keyrings/exollama-docker.gpg").exists()
+    assert list(machine.place("/etc/apt/sources.list.d").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "when"),
+    [
+        ("curl", "*download.docker.com*"),
+        ("gpg", "*show-keys*"),
+        ("gpg", "*dearmor*"),
+        ("dpkg", "*"),
+        ("apt-get", "*Dir::Etc::sourcelist*"),
+        ("apt-get", "*docker-ce*"),
+    ],
+)
+def test_where_dockers_repository_fails_the_distributions_package_serves(machine: Machine, command: str, when: str) -> None:
+    machine.fail(command, when, "cannot be reached")
+    assert machine.boot() == 0
+    assert docker_packages(machine)[-1] == "docker.io"
+    assert "cannot be reached" in machine.log()
+    assert list(machine.place("/etc/apt/sources.list.d").glob("*")) == [], "a dead source would spoil the next update"
+
+
+def test_a_container_of_another_image_is_replaced_and_its_models_kept(machine: Machine) -> None:
+    (machine.state / "container").write_text("ollama/ollama:0.0.1\n")
+    assert machine.boot() == 0
+    calls = [call.split()[:3] for call in machine.calls("docker rm", "docker run", "docker start", "docker volume")]
+    assert calls == [["docker", "rm", "-f"], ["docker", "run", "-d"]]
+
+
+# -- the model
+
+
+def test_the_percentage_is_over_all_layers_and_never_falls(machine: Machine) -> None:
+    seen: list[float | None] = []
+
+    def pause(line: int) -> None:
+        time.sleep(0.6)  # longer than the pause between two reports
+        seen.append(machine.report()["percent"])
+
+    machine.ollama.pause = pause
+    assert machine.boot() == 0
+    assert seen == [None, 0.0, 50.0, 100.0, 100.0, 100.0, 100.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("pull", "said"),
+    [
+        ([{"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"}], "file does not exist"),
+        ([*PULL[:4], {"error": "write: no space left on device"}], "no space left on device"),
+        (PULL[:-1], "without success"),
+        ([{"error": "something else"}], "something else"),
+        ([b"<html>\n"], "pulling"),
+    ],
+)
+def test_a_pull_that_fails_says_so_in_ollamas_words(machine: Machine, pull: list[Any], said: str) -> None:
+    machine.ollama.pulls = [pull]
+    assert machine.boot() == 1
+    report = machine.report()
+    assert report["error"]["phase"] == "model"
+    assert said in report["error"]["message"]
+    assert MODEL in report["error"]["message"]
+    assert machine.ollama.asked[-1][0] == "/api/pull", "no warm-up follows"
+
+
+def test_a_model_that_cannot_answer_fails_the_warm_up(machine: Machine) -> None:
+    machine.ollama.answers = {"/api/generate": (500, {"error": "model requires more system memory (9 GiB)"})}
+    assert machine.boot() == 1
+    assert machine.report()["error"]["phase"] == "warmup"
+    assert "more system memory" in machine.report()["error"]["message"]
+
+
+@pytest.mark.parametrize(("status", "result"), [(200, 0), (500, 1)])
+def test_an_embedding_model_embeds_its_first_token(machine: Machine, status: int, result: int) -> None:
+    machine.ollama.answers = {
+        "/api/generate": (400, {"error": '"tiny:1b" does not support generate'}),
+        "/api/embed": (status, {"embeddings": [[0.1]]}),
+    }
+    assert machine.boot() == result
+
+
+def test_an_ollama_that_never_answers_fails_the_container_phase(machine: Machine) -> None:
+    machine.program.write_text(machine.program.read_text().replace("boottime() + 180", "boottime() + 1"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        policy = machine.place("/etc/exollama/policy.json")
+        policy.write_text(policy.read_text().replace(machine.upstream, f"127.0.0.1:{silent.getsockname()[1]}"))
+        silent.close()
+        assert machine.boot() == 1
+    assert machine.report()["error"]["phase"] == "container"
+
+
+# -- the report
+
+
+def test_the_report_is_whole_at_every_moment_and_the_phase_is_seen_while_it_runs(machine: Machine) -> None:
+    machine.fail("apt-get", "*", "again", times=2)
+    path = machine.place("/run/exollama/boot.json")
+    seen = []
+    with machine.start() as process:
+        while process.poll() is None:
+            if path.exists():
+                seen.append(json.loads(path.read_text())["phase"])
+        assert process.returncode == 0
+    order = list(dict.fromkeys(seen))
+    assert order == [phase for phase in [*PHASES, "ready"] if phase in order]
+    assert "nginx" in order
+
+
+def test_a_policy_that_is_missing_is_a_failed_boot_that_says_so(machine: Machine) -> None:
+    machine.place("/etc/exollama/policy.json").unlink()
+    assert machine.boot() == 1
+    assert machine.report()["error"]["phase"] == "starting"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_does_not_stop_the_boot(machine: Machine) -> None:
+    log = machine.place("/var/log/exollama")
+    log.mkdir(parents=True)
+    (log / "boot.log").symlink_to("/dev/full")
+    machine.fail("docker", "*pull*", "no space left on device")
+    assert machine.boot() == 1
+    assert "no space left on device" in machine.report()["error"]["message"]
+
+
+def test_no_command_gets_the_key_or_a_shell(machine: Machine) -> None:
+    machine.place("/etc/exollama/key").write_text("planted-key-0123456789abcdef\n")
+    assert machine.boot() == 0
+    assert "planted-key" not in machine.calls_log.read_text()
+    assert "planted-key" not in machine.log()
+    assert all(shlex.split(call)[0] not in ("sh", "bash") for call in machine.calls() if "'" not in call)

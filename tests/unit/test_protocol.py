@@ -1,0 +1,369 @@
+"""One instance reaped: asked before it is judged, read again before the deed, one deed, done when the API says so."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, NotFound, Unanswered, Untrusted
+from client.model import Instance
+from client.settings import Secret
+from functions.protocol import ASKS, CONFIRM_S, Outcome, destroy, reap_one, stop, vouched
+from tests.fakes import DAY, KEY, NOW, OTHER_NONCE, Machine, World, label_map
+
+IDLE = NOW - timedelta(hours=5)
+LOST = Unanswered("DELETE", "/instance/a", "connection reset", sent=True)
+BUSY = Conflict("DELETE", "/instance/a", 409, "Operation not permitted: protected (409).")
+DENIED = Denied("DELETE", "/instance/a", 403, "Forbidden by role policy for compute.")
+
+
+def idle(**changes: Any) -> Machine:
+    """A machine that nobody uses: a day old, idle by its label and by its own word."""
+    given = {"id": "a", "created": NOW - DAY, "labels": label_map(activity=IDLE), "idle_s": 9999.0} | changes
+    return Machine(**given)
+
+
+def reap(world: World, **given: Any) -> Outcome:
+    """One pass over the only instance, as a list shows it now."""
+    (listed,) = world.list_instances()
+    world.calls.clear()
+    return reap_one(world, world.connect, listed, **given)
+
+
+def listed(world: World) -> Instance:
+    return world.get_instance("a")
+
+
+# -- observe, decide, ask, act
+
+
+def test_an_idle_instance_is_asked_read_again_and_destroyed_once() -> None:
+    world = World(idle())
+    outcome = reap(world)
+    assert (outcome.outcome, outcome.reason) == ("destroyed", "idle for 2 h 46 min")
+    assert world.machines == {}
+    names = [name for name, _ in world.calls]
+    assert names == ["get_instance", "status", "get_instance", "delete_instance", "get_instance"]
+
+
+def test_with_action_stop_it_is_stopped_and_kept() -> None:
+    world = World(idle(labels=label_map(activity=IDLE, action="stop")))
+    assert reap(world).outcome == "stopped"
+    assert world.machines["a"].state == "stopped"
+    assert world.deeds() == [("stop_instance", "a")]
+
+
+def test_one_that_was_used_just_now_is_not_even_asked() -> None:
+    world = World(Machine(id="a"))
+    assert reap(world).outcome == "kept"
+    assert world.calls == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"in_flight": 1}, "1 request(s) in flight"),
+        ({"idle_s": 60.0}, "as it says itself"),
+        ({"created": NOW, "ready_at": 99.0}, "booting (phase model)"),
+        ({"fence": {"committed": False, "lease_s": 60}}, "fenced"),
+    ],
+    ids=["in flight", "used", "booting", "fenced"],
+)
+def test_one_that_is_in_use_by_its_own_word_is_kept(changes: dict[str, Any], words: str) -> None:
+    world = World(idle(**changes))
+    outcome = reap(world)
+    assert outcome.outcome == "kept"
+    assert words in outcome.reason
+    assert world.deeds() == []
+
+
+@pytest.mark.parametrize("state", ["error", "stopped"])
+def test_what_cannot_be_asked_is_read_again_and_destroyed(state: str) -> None:
+    world = World(idle(state=state))
+    assert reap(world).outcome == "destroyed"
+    assert [name for name, _ in world.calls] == ["get_instance", "delete_instance", "get_instance"]
+
+
+def test_silence_counts_only_after_three_questions() -> None:
+    world = World(idle(reachable=False))
+    outcome = reap(world)
+    assert (outcome.outcome, world.machines) == ("destroyed", {})
+    assert len(world.named("status")) == ASKS == 3
+
+
+def test_one_answer_in_three_questions_is_an_answer() -> None:
+    world = World(idle(reachable=False, in_flight=1))
+    world.at(3, lambda: setattr(world.machines["a"], "reachable", True))
+    assert "in flight" in reap(world).reason
+    assert world.deeds() == []
+
+
+def test_silence_of_limited_reach_is_reported_as_a_failure_and_kept() -> None:
+    world = World(idle(reachable=False, labels=label_map(activity=IDLE, reach="limited")))
+    outcome = reap(world)
+    assert outcome.outcome == "failed"
+    assert "cannot be asked" in outcome.reason
+    assert world.deeds() == []
+
+
+def test_a_certificate_that_is_not_vouched_for_is_no_answer() -> None:
+    world = World(idle(labels=label_map(activity=IDLE, reach="limited")))
+    world.fail("status", *[Untrusted("not vouched for by our key.")] * 3)
+    outcome = reap(world)
+    assert outcome.outcome == "failed"
+    assert "not vouched for" in outcome.reason
+
+
+def test_one_without_an_address_cannot_be_asked() -> None:
+    world = World(idle(address=None, labels=label_map(activity=IDLE, reach="limited")))
+    assert "its key or its address is not known" in reap(world).reason
+    assert world.named("status") == []
+
+
+def test_where_the_user_data_may_not_be_read_the_configured_key_serves_for_asking_but_not_for_the_deed() -> None:
+    world = World(idle(in_flight=1))
+    world.fail("get_instance", DENIED)
+    assert "in flight" in reap(world, key=Secret(KEY)).reason
+    world.machines["a"].in_flight = 0
+    world.fail("get_instance", DENIED, DENIED)
+    outcome = reap(world, key=Secret(KEY))
+    assert outcome.outcome == "failed"
+    assert world.deeds() == []
+
+
+def test_a_dry_run_does_everything_but_the_deed() -> None:
+    world = World(idle())
+    outcome = reap(world, dry_run=True)
+    assert (outcome.outcome, outcome.reason) == ("planned", "would destroy it: idle for 2 h 46 min")
+    assert world.named("status")
+    assert world.deeds() == []
+
+
+@pytest.mark.parametrize("request_seen", [None, OTHER_NONCE], ids=["somebody else's", "another nonce"])
+def test_a_dry_run_plans_nothing_that_the_real_one_would_leave_alone(request_seen: str | None) -> None:
+    world = World(idle(request=request_seen))
+    outcome = reap(world, dry_run=True)
+    assert outcome.outcome == "failed"
+    assert "does not carry the nonce" in outcome.reason
+
+
+# -- whose it is
+
+
+@pytest.mark.parametrize("request_seen", [None, OTHER_NONCE], ids=["somebody else's", "another nonce"])
+@pytest.mark.parametrize("state", ["running", "stopped", "error"])
+def test_a_label_alone_never_condemns_a_machine(state: str, request_seen: str | None) -> None:
+    world = World(idle(state=state, request=request_seen))
+    outcome = reap(world, key=Secret(KEY))
+    assert outcome.outcome == "failed"
+    assert "remove its exollama labels" in outcome.reason
+    assert world.deeds() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"labels": {}},
+        {"labels": label_map(activity=IDLE, owner="v2")},
+        {"managed": True},
+        {"labels": label_map(activity=IDLE, request="")},
+    ],
+    ids=["no labels", "another version", "a pool's", "no nonce"],
+)
+@pytest.mark.parametrize("state", ["running", "stopped", "error"])
+def test_what_is_not_ours_is_never_touched(state: str, changes: dict[str, Any]) -> None:
+    world = World(idle(state=state, **changes))
+    assert reap(world).outcome in ("kept", "failed")
+    assert world.deeds() == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda m: m.labels.update(label_map(activity=NOW)),
+        lambda m: m.labels.update(team="seven"),
+        lambda m: m.labels.clear(),
+        lambda m: setattr(m, "state", "stopping"),
+        lambda m: setattr(m, "state", "stopped"),
+    ],
+    ids=["activity", "a foreign label", "no labels", "stopping", "stopped"],
+)
+def test_what_changed_between_the_list_and_the_deed_is_kept(event: Any) -> None:
+    world = World(idle())
+    before = world.list_instances()[0]
+    world.before["status"] = lambda: event(world.machines["a"])
+    outcome = reap_one(world, world.connect, before)
+    assert outcome.outcome == "kept"
+    assert world.deeds() == []
+
+
+def test_what_is_gone_meanwhile_is_no_failure() -> None:
+    world = World(idle())
+    before = world.list_instances()[0]
+    world.machines.clear()
+    assert reap_one(world, world.connect, before).reason == "gone meanwhile"
+
+
+def test_what_goes_between_the_question_and_the_deed_is_no_failure() -> None:
+    world = World(idle())
+    world.before["status"] = lambda: setattr(world.machines["a"], "state", "destroying")
+    assert reap(world).outcome == "kept"
+    assert world.deeds() == []
+
+
+# -- nothing escapes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [LOST, BUSY, DENIED, ApiError("GET", "/instance/a", 500, "broken"), ClockError("clock is 1:00:00 behind")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("call", ["get_instance", "delete_instance"])
+def test_no_failure_of_the_api_escapes_and_each_is_told(call: str, error: Exception) -> None:
+    world = World(idle())
+    world.fail(call, *[error] * 9)
+    outcome = reap(world)
+    if call == "get_instance" and error is DENIED:
+        assert outcome.outcome in ("failed", "kept")
+    else:
+        assert outcome.outcome == "failed"
+        assert str(error).rstrip(".") in outcome.reason
+    assert "a" in world.machines
+
+
+@pytest.mark.parametrize("label", ["t99991231T235959Z", "t00010101T000000Z"], ids=["end of time", "beginning of time"])
+@pytest.mark.parametrize("key", ["activity", "deadline"])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_no_time_label_makes_it_escape(key: str, label: str, reachable: bool) -> None:
+    world = World(idle(reachable=reachable, labels=label_map(**{"activity": IDLE, key: label})))  # type: ignore[arg-type]
+    assert reap(world).outcome in ("kept", "destroyed", "failed")
+
+
+# -- the deed
+
+
+def test_a_destruction_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
+    world = World(idle())
+    world.fail("delete_instance", LOST, after=True)
+    destroy(world, listed(world))
+    assert len(world.named("delete_instance")) == 1
+
+
+def test_a_destruction_that_did_not_happen_is_repeated_once_after_reading_the_instance_again() -> None:
+    world = World(idle())
+    world.fail("delete_instance", LOST)
+    destroy(world, listed(world))
+    between = [name for name, _ in world.calls[world.calls.index(("delete_instance", "a")) + 1 :]]
+    assert between[0] == "get_instance"
+    assert between.count("delete_instance") == 1
+    assert world.machines == {}
+
+
+def test_a_destruction_that_goes_on_failing_is_given_up_after_the_second() -> None:
+    world = World(idle())
+    world.fail("delete_instance", *[ApiError("DELETE", "/instance/a", 500, "broken")] * 9)
+    with pytest.raises(ApiError, match="broken"):
+        destroy(world, listed(world))
+    assert len(world.named("delete_instance")) == 2
+
+
+@pytest.mark.parametrize("refusal", [BUSY, DENIED], ids=["409", "403"])
+def test_a_definite_refusal_is_reported_in_its_words_with_what_may_be_behind_it_and_not_repeated(
+    refusal: Exception,
+) -> None:
+    world = World(idle())
+    world.fail("delete_instance", refusal)
+    with pytest.raises(ExollamaError, match="It still runs and costs. Delete protection") as told:  # noqa: RUF043
+        destroy(world, listed(world))
+    assert str(refusal) in str(told.value)
+    assert len(world.named("delete_instance")) == 1
+
+
+def test_one_that_is_gone_already_is_destroyed() -> None:
+    world = World(idle())
+    instance = listed(world)
+    world.fail("delete_instance", NotFound("DELETE", "/instance/a", 404, "Not Found"))
+    destroy(world, instance)
+
+
+@pytest.mark.parametrize("state", ["destroying", "destroyed", "expunging"])
+def test_one_that_is_irrevocably_going_is_gone(state: str) -> None:
+    world = World(idle())
+    world.operations["delete_instance"] = {"id": "op", "state": "pending"}
+    world.at(20, lambda: setattr(world.machines["a"], "state", state))
+    destroy(world, listed(world))
+    assert 20 <= world.elapsed_s < 30
+
+
+def test_one_that_stays_though_its_destruction_was_accepted_is_reported_after_a_bounded_time() -> None:
+    world = World(idle())
+    world.operations["delete_instance"] = {"id": "op", "state": "pending"}
+    with pytest.raises(ExollamaError, match="still there 600 s after its destruction was accepted"):
+        destroy(world, listed(world))
+    assert world.elapsed_s == CONFIRM_S
+    assert len(world.named("delete_instance")) == 1
+
+
+@pytest.mark.parametrize("told", [{"reason": "conflict"}, {}], ids=["with a reason", "without a reason"])
+@pytest.mark.parametrize("deed", ["delete_instance", "stop_instance"])
+def test_an_operation_that_failed_is_reported_as_that_and_not_waited_for(deed: str, told: dict[str, Any]) -> None:
+    world = World(idle())
+    world.operations[deed] = {"id": "op", "state": "failure"} | told
+    with pytest.raises(ExollamaError, match=told.get("reason", "no reason given")):
+        (destroy if deed == "delete_instance" else stop)(world, listed(world))
+    assert world.elapsed_s < 60
+
+
+def test_a_stop_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
+    world = World(idle())
+    world.fail("stop_instance", LOST, after=True)
+    stop(world, listed(world))
+    assert len(world.named("stop_instance")) == 1
+
+
+def test_a_stop_that_did_not_happen_is_repeated_once() -> None:
+    world = World(idle())
+    world.fail("stop_instance", LOST)
+    stop(world, listed(world))
+    assert len(world.named("stop_instance")) == 2
+
+
+def test_stopping_what_is_stopped_already_is_no_failure() -> None:
+    world = World(idle(state="stopped"))
+    world.fail("stop_instance", ApiError("PUT", "/instance/a:stop", 400, "Only running instances can be stopped"))
+    stop(world, listed(world))
+    assert len(world.named("stop_instance")) == 1
+
+
+def test_a_refused_stop_is_not_repeated() -> None:
+    world = World(idle())
+    world.fail("stop_instance", DENIED)
+    with pytest.raises(Denied):
+        stop(world, listed(world))
+    assert len(world.named("stop_instance")) == 1
+
+
+def test_a_stop_that_takes_its_time_is_waited_for_and_one_that_never_ends_is_reported() -> None:
+    world = World(idle())
+    world.operations["stop_instance"] = {"id": "op", "state": "pending"}
+    world.at(500, lambda: setattr(world.machines["a"], "state", "stopped"))
+    stop(world, listed(world))
+    assert 500 <= world.elapsed_s < 510
+    world.machines["a"].state = "stopping"
+    with pytest.raises(ExollamaError, match="has not stopped within 600 s"):
+        stop(world, listed(world))
+
+
+def test_one_that_is_deleted_by_hand_while_it_stops_is_no_failure() -> None:
+    world = World(idle(labels=label_map(activity=IDLE, action="stop")))
+    world.operations["stop_instance"] = {"id": "op", "state": "pending"}
+    world.at(4, world.machines.clear)
+    assert reap(world).outcome in ("stopped", "kept")
+
+
+def test_only_labels_and_user_data_that_agree_vouch_for_an_instance() -> None:
+    assert vouched(World(idle()).get_instance("a"))
+    assert not vouched(World(idle()).list_instances()[0])
+    assert not vouched(World(idle(request=OTHER_NONCE)).get_instance("a"))
+    assert not vouched(World(idle(managed=True)).get_instance("a"))
