@@ -124,11 +124,9 @@ class Api:
                 raise OperationFailed(what, str(state), operation.get("reason"), operation.get("message"))
             operation_id = operation.get("id")
             if state != "pending" or not isinstance(operation_id, str):
-                raise OperationFailed(what, f"a state that nobody knows, {state!r:.40}", None, None)
+                raise OperationFailed(what, f"{state!r:.40}", None, "a state that nobody knows")
             if elapsed_s >= timeout_s:
-                raise OperationFailed(
-                    what, f"no end after {round(elapsed_s)} s", "still pending", operation.get("message")
-                )
+                raise OperationFailed(what, state, None, f"no end after {round(elapsed_s)} s")
             pause_s = poll_s(elapsed_s)
             self.sleep(pause_s)
             elapsed_s += pause_s

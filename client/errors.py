@@ -74,17 +74,18 @@ class OperationFailed(ExollamaError):
 
     def __init__(self, what: str, state: str, reason: str | None, message: str | None) -> None:
         detail = ", ".join(part for part in (reason, message) if part) or "no reason given"
-        super().__init__(f"{what}: the operation ended in {state} ({detail}).")
+        super().__init__(f"{what[0].upper()}{what[1:]} failed: the operation is in state {state} ({detail}).")
         self.state = state
         self.reason = reason
 
 
 class BootFailed(ExollamaError):
-    """The instance reported that its boot failed, or it was not ready within its boot timeout."""
+    """The instance reported a failed boot, or was not ready in time. `log` is its log's end, `summary` all else."""
 
     def __init__(self, message: str, *, phase: str, log: tuple[str, ...] = ()) -> None:
         tail = "".join(f"\n  | {line}" for line in log)
         super().__init__(message + tail)
+        self.summary = message
         self.phase = phase
         self.log = log
 

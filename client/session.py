@@ -162,12 +162,13 @@ class Session:
         return next((i for i in live if i.state == "running" and i.address), None)
 
     def _by_id(self, instance_id: str) -> Instance:
-        found = next((i for i in self.api.list_instances() if i.id == instance_id), None)
-        if found is None:
+        listed = next((i for i in self.api.list_instances() if i.id == instance_id), None)
+        try:
+            return listed or self.api.get_instance(instance_id)  # lists may lag behind
+        except (NotFound, Denied):
             raise NoInstance(
                 f"Instance {instance_id} was removed while it was waited for. Run this again to get a new one."
-            )
-        return found
+            ) from None
 
     def _wait_without_waking(self, instance: Instance | None) -> tuple[Instance, Endpoint, dict[str, Any]]:
         if instance is None:

@@ -7,6 +7,7 @@ Everything that can be refused is refused here, with what exists instead. Neighb
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,13 +26,18 @@ _QUOTA_HINT: Final = "Quotas of GPU types start at 0 and are raised by Exoscale'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """One create call, ready to be sent: its body, its nonce, and what a person wants to know of it."""
+    """One create call: its body but for the user-data, its nonce, and what a person wants to know of it."""
 
     body: Mapping[str, Any]
+    user_data: Secret
     request: str
     instance_type: str
     zone: str
     hourly_cost: float | None
+
+    def call(self) -> dict[str, Any]:
+        """The body of the create call, whole; it carries the key."""
+        return {**self.body, "user-data": self.user_data.reveal()}
 
     def sentence(self) -> str:
         """What is being created, where, and about what an hour costs."""
@@ -91,9 +97,10 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
         "disk-size": settings.disk_gib,
         "security-groups": [{"id": group}],
         "public-ip-assignment": "inet4",
-        "user-data": user_data,
     }
-    return Draft(body=body, request=request, instance_type=name, zone=cloud.zone, hourly_cost=cost)
+    return Draft(
+        body=body, user_data=Secret(user_data), request=request, instance_type=name, zone=cloud.zone, hourly_cost=cost
+    )
 
 
 def owned_labels(settings: Settings, request: str, now: datetime, deadline: datetime | None) -> dict[str, str]:
@@ -228,33 +235,28 @@ def security_group(cloud: Cloud, cidrs: tuple[str, ...], note: Note) -> str:
     name = f"exollama-{hashlib.sha256(','.join(cidrs).encode()).hexdigest()[:12]}"
     group_id = _group_id(cloud, name)
     if group_id is None:
-        try:
+        with suppress(Conflict):  # another run made it in between
             cloud.create_security_group(name, f"exollama: port {PORT} from {', '.join(cidrs)}"[:255])
-        except Conflict:
-            pass  # another run made it in between
         group_id = _group_id(cloud, name)
         if group_id is None:
             raise ExollamaError(
                 f"The security group {name} was created in {cloud.zone} but is not listed. Run this again."
             )
-    rules = [rule for rule in cloud.get_security_group(group_id).get("rules") or () if isinstance(rule, dict)]
-    present = {
-        r.get("network")
-        for r in rules
-        if r.get("flow-direction") == "ingress" and r.get("start-port") == PORT == r.get("end-port")
-    }
+    rules = [r for r in cloud.get_security_group(group_id).get("rules") or () if isinstance(r, dict)]
+    ingress = [r for r in rules if r.get("flow-direction") == "ingress"]
+    ours = {r.get("network") for r in ingress if _opens_port(r)}
     for cidr in cidrs:
-        if cidr not in present:
-            try:
+        if cidr not in ours:
+            with suppress(Conflict):  # the rule appeared in between
                 cloud.allow(group_id, cidr, PORT)
-            except Conflict:
-                pass  # the rule appeared in between
-    wider = sorted(
-        str(r.get("network")) for r in rules if r.get("flow-direction") == "ingress" and r.get("network") not in cidrs
-    )
+    wider = sorted({str(r.get("network")) for r in ingress if not (_opens_port(r) and r.get("network") in cidrs)})
     if wider:
         note(f"Warning: the security group {name} also lets in {', '.join(wider)}; somebody added that by hand.")
     return group_id
+
+
+def _opens_port(rule: Mapping[str, Any]) -> bool:
+    return rule.get("protocol") == "tcp" and rule.get("start-port") == PORT == rule.get("end-port")
 
 
 def _group_id(cloud: Cloud, name: str) -> str | None:

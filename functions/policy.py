@@ -15,6 +15,8 @@ GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
 SILENCE: Final = timedelta(minutes=20)
 """How long past idle an unreachable instance is left alone: by then a healthy idle one has powered itself off."""
+LATEST_START: Final = timedelta(minutes=10)
+"""A stopped machine has no fence, so reaper and provisioner keep apart in time, by this much."""
 SKIPPED_WRITES: Final = 1.25
 """Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
 
@@ -52,6 +54,15 @@ def booting_until(instance: Instance, now: datetime) -> datetime | None:
     """Until when it may be booting: its boot timeout from the later of created-at and activity."""
     began = [moment for moment in (instance.created, instance.activity(now)) if moment]
     return max(began) + timedelta(seconds=instance.policy.boot_s) if began else None
+
+
+def may_start(instance: Instance, now: datetime) -> bool:
+    """Whether a provisioner may start a stopped instance: only while no reaper may destroy it in the next minutes."""
+    policy, activity = instance.policy, instance.activity(now)
+    if policy.action != "stop" or activity is None:
+        return False
+    until = activity + timedelta(seconds=policy.idle_s + policy.retention_s)
+    return now < min(until, policy.deadline or until) - LATEST_START
 
 
 def by_labels(instance: Instance, now: datetime) -> Decision:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from client.errors import ApiError, Conflict, Denied, EndpointError, ExollamaError, NotFound, Unanswered
+from client.errors import ApiError, Conflict, Denied, EndpointError, ExollamaError, NotFound, OperationFailed
 from client.model import GONE, Header, Instance
 from client.settings import Secret
 from functions import policy
@@ -24,6 +24,8 @@ ASK_PAUSE_S: Final = 2.0
 CONFIRM_S: Final = 600.0
 """How long the API may take to carry out a delete or stop before that is reported as trouble."""
 CONFIRM_PAUSE_S: Final = 2.0
+LOST_S: Final = 10.0
+"""How long a deed whose answer was lost is given to show before it is asked for again."""
 
 
 class Cloud(Protocol):
@@ -77,12 +79,10 @@ def reap_one(
             decision = _ask(cloud, connect, instance, key)
         if decision.verb is Verb.KEEP:
             return Outcome(instance, "failed" if decision.trouble else "kept", decision.reason)
-        if dry_run:
-            return Outcome(instance, "planned", f"would {decision.verb.value} it: {decision.reason}")
-        return _act(cloud, instance, decision)
+        return _act(cloud, instance, decision, dry_run=dry_run)
     except ExollamaError as error:
         return Outcome(instance, "failed", str(error))
-    except Exception as error:  # noqa: BLE001 - one instance that nobody thought of must not keep the others running
+    except Exception as error:  # what nobody thought of in one instance must not keep others running
         log.exception("instance %s", instance.id)
         return Outcome(instance, "failed", f"unexpected {type(error).__name__}: {error}. Please report this.")
 
@@ -113,7 +113,7 @@ def _ask(cloud: Cloud, connect: Connect, instance: Instance, key: Secret | None)
     return policy.by_silence(instance, cloud.now(), trouble)
 
 
-def _act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:
+def _act(cloud: Cloud, instance: Instance, decision: Decision, *, dry_run: bool) -> Outcome:
     """Read it again by id; only if it is unchanged and vouched for, one DELETE or stop, done when the API says so."""
     try:
         seen = cloud.get_instance(instance.id)
@@ -123,6 +123,8 @@ def _act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:
         return Outcome(instance, "kept", f"already {seen.state}")
     if doubt := _doubt(instance, seen):
         return Outcome(instance, *doubt)
+    if dry_run:
+        return Outcome(instance, "planned", f"would {decision.verb.value} it: {decision.reason}")
     if decision.verb is Verb.STOP:
         stop(cloud, seen)
         return Outcome(instance, "stopped", decision.reason)
@@ -150,65 +152,68 @@ def vouched(instance: Instance) -> bool:
 
 
 def destroy(cloud: Cloud, instance: Instance) -> None:
-    """Destroy an instance that was just read and vouched for, and wait until the API says that it is gone.
+    """Destroy an instance that was just read and vouched for; done when the API says that it is gone.
 
     Raises ExollamaError where it is refused or does not happen.
     """
-    for attempt in range(2):
-        try:
-            cloud.delete_instance(instance.id)
-        except NotFound:
-            return
-        except (Conflict, Denied) as error:
-            raise ExollamaError(
-                f"The destruction of {instance.id} was refused: {error} It still runs and costs. Delete protection, "
-                "an operation under "
-                "way, or a missing delete-instance permission can be the reason."
-            ) from error
-        except (Unanswered, ApiError) as error:
-            log.info("%s", error)
-            if gone(cloud, instance.id, 10.0):
-                return
-            if attempt:
-                raise
-        else:
-            break
-    if not gone(cloud, instance.id, CONFIRM_S):
-        raise ExollamaError(
-            f"Instance {instance.id} is still there {CONFIRM_S:.0f} s after its destruction was accepted. Look at it "
-            "in the portal."
-        )
+    _carry_out(cloud, instance, "destruction", cloud.delete_instance, GONE)
 
 
 def stop(cloud: Cloud, instance: Instance) -> None:
-    """Stop an instance that was just read and vouched for, and wait until the API says that it is stopped."""
-    for attempt in range(2):
+    """Stop an instance that was just read and vouched for; done when the API says that it is stopped, or gone."""
+    _carry_out(cloud, instance, "stopping", cloud.stop_instance, GONE | {"stopped"})
+
+
+def _carry_out(
+    cloud: Cloud,
+    instance: Instance,
+    what: str,
+    deed: Callable[[str], Mapping[str, Any]],
+    wanted: frozenset[str],
+) -> None:
+    """Ask for it once; a second time only where no answer came and the instance, read again, is as it was."""
+
+    def reached() -> bool:
         try:
-            cloud.stop_instance(instance.id)
-        except (Unanswered, ApiError) as error:
-            seen = cloud.get_instance(instance.id)
-            if seen.state in ("stopping", "stopped") or seen.state in GONE:
-                break
-            if attempt or isinstance(error, Conflict | Denied):
-                raise
-        else:
-            break
-    if not _until(cloud, CONFIRM_S, lambda: cloud.get_instance(instance.id).state in {"stopped", *GONE}):
-        raise ExollamaError(
-            f"Instance {instance.id} has not stopped within {CONFIRM_S:.0f} s; it is looked at again next time."
-        )
-
-
-def gone(cloud: Cloud, instance_id: str, patience_s: float) -> bool:
-    """Whether the API says within so many seconds that the instance is gone, or irrevocably going."""
-
-    def looked() -> bool:
-        try:
-            return cloud.get_instance(instance_id).state in GONE
+            return cloud.get_instance(instance.id).state in wanted
         except NotFound:
             return True
 
-    return _until(cloud, patience_s, looked)
+    try:
+        operation = _ask_for(cloud, instance, what, deed, reached)
+        if operation:
+            cloud.wait(operation, f"the {what} of {instance.id}", CONFIRM_S)
+    except (OperationFailed, NotFound) as error:
+        if not reached():
+            raise ExollamaError(f"{error} It may still run and cost; look at {instance.id} in the portal.") from error
+    if not _until(cloud, CONFIRM_S, reached):
+        raise ExollamaError(f"The {what} of {instance.id} was accepted but has not happened; look at it in the portal.")
+
+
+def _ask_for(
+    cloud: Cloud,
+    instance: Instance,
+    what: str,
+    deed: Callable[[str], Mapping[str, Any]],
+    reached: Callable[[], bool],
+) -> Mapping[str, Any] | None:
+    """The operation, or None where the answer was lost but the deed shows. Raises NotFound, ExollamaError."""
+    for attempt in range(2):
+        try:
+            return deed(instance.id)
+        except NotFound:
+            raise
+        except ApiError as error:
+            log.info("%s", error)
+            refused = isinstance(error, Conflict | Denied)
+            if _until(cloud, 0.0 if refused else LOST_S, reached):
+                return None
+            if refused or attempt:
+                raise ExollamaError(
+                    f"The {what} of {instance.id} was refused: {error} It still runs and costs. Delete protection, "
+                    "another operation under way or a missing permission can be the reason."
+                ) from error
+    return None
 
 
 def _until(cloud: Cloud, patience_s: float, reached: Callable[[], bool]) -> bool:

@@ -7,11 +7,10 @@ its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 
 from client import activity
-from client.boot import UNREACHABLE, Progress, wait_ready
+from client.boot import UNREACHABLE, Progress, failure, wait_ready
 from client.errors import (
     ApiError,
     BootFailed,
@@ -26,7 +25,7 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.plan import Draft
-from functions.policy import booting_until
+from functions.policy import booting_until, may_start
 from functions.protocol import Cloud, Connect, Endpoint, destroy, vouched
 
 Note = Callable[[str], None]
@@ -36,8 +35,6 @@ ROUNDS: Final = 400
 PAUSE_S: Final = 2.0
 LOOKUPS: Final = 5
 CREATES: Final = 3
-LATEST_START: Final = timedelta(minutes=10)
-"""A stopped instance is started only while more than this of its retention is left; after it, the reaper may act."""
 REACH_S: Final = 30.0
 """How long an instance past its boot timeout may be silent before that is an error."""
 
@@ -92,14 +89,15 @@ class Provisioning:
             if instance is None:
                 self._create(self.order())
                 continue
-            if instance.state in ("stopping", "migrating"):
-                self._pause(instance.state)
-            elif instance.state == "stopped":
-                self._start(instance)
-            else:
-                found = self._use(instance, wait=wait)
-                if found:
+            try:
+                if instance.state in ("stopping", "migrating"):
+                    self._pause(instance.state)
+                elif instance.state == "stopped":
+                    self._start(instance)
+                elif found := self._use(instance, wait=wait):
                     return found
+            except NotFound:
+                self._vanished(instance)
         raise ExollamaError(
             f"No instance named {self.name} settled in {self.cloud.zone}. See `exollama status`, and run this again."
         )
@@ -114,10 +112,14 @@ class Provisioning:
             # instance would both give way.
             live = sorted([*live, self._ours()], key=lambda i: i.age_key)
         for instance in live:
-            if instance.id not in self._condemned and not self._is_condemned(instance):
-                if self.created and instance.id != self.created:
-                    self._yield_to(instance)
-                return instance
+            if instance.id in self._condemned or self._is_condemned(instance):
+                continue
+            if self.created and instance.id != self.created:
+                if self._is_hopeless(instance):
+                    self._condemned.add(instance.id)
+                    continue
+                self._yield_to(instance)
+            return instance
         return None
 
     def _is_condemned(self, instance: Instance) -> bool:
@@ -129,13 +131,25 @@ class Provisioning:
                     "Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
             return True
-        if instance.state != "stopped":
+        return instance.state == "stopped" and not may_start(instance, self.cloud.now())
+
+    def _is_hopeless(self, instance: Instance) -> bool:
+        """Whether one that runs will never take requests: a failed or overdue boot, or a commit to its removal."""
+        status = self._status(instance.id)
+        if status is None:
             return False
-        policy, now = instance.policy, self.cloud.now()
-        last = instance.activity(now)
-        if policy.action != "stop" or last is None or (policy.deadline and now >= policy.deadline - LATEST_START):
-            return True
-        return now >= last + timedelta(seconds=policy.idle_s + policy.retention_s) - LATEST_START
+        until = booting_until(instance, self.cloud.now())
+        overdue = status["boot"]["phase"] != "ready" and until is not None and self.cloud.now() >= until
+        return overdue or failure(status) is not None or bool((status.get("fence") or {}).get("committed"))
+
+    def _status(self, instance_id: str) -> dict[str, Any] | None:
+        """What an instance says of itself; None where it says nothing, or cannot be asked."""
+        try:
+            seen = self.cloud.get_instance(instance_id)
+            header = seen.header()
+            return self.connect(seen, header.key).status() if header and seen.address else None
+        except (NotFound, EndpointError):
+            return None
 
     def _ours(self) -> Instance:
         assert self.created
@@ -152,21 +166,12 @@ class Provisioning:
         assert self.created
         ours, self.created = self.created, None
         self._condemned.add(ours)
-        if self._is_ready(ours):
-            self.note(
-                f"Another run made {older.id} first: using that one. {ours} is ready already and left to the reaper."
-            )
+        status = self._status(ours)
+        self.note(f"Another run made {older.id} first: using that one.")
+        if status and status["boot"]["phase"] == "ready":
+            self.note(f"{ours} is ready already, may be in use, and is left to the reaper.")
         else:
-            self.note(f"Another run made {older.id} first: removing {ours} and using that one.")
-            self._remove(ours)
-
-    def _is_ready(self, instance_id: str) -> bool:
-        try:
-            seen = self.cloud.get_instance(instance_id)
-            header = seen.header()
-            return bool(header and seen.address and self.connect(seen, header.key).status()["boot"]["phase"] == "ready")
-        except (NotFound, EndpointError):
-            return False
+            self.note(self._removed(ours))
 
     # -- creating and starting
 
@@ -179,7 +184,7 @@ class Provisioning:
             )
         self.note(draft.sentence())
         try:
-            operation = self.cloud.create_instance(draft.body)
+            operation = self.cloud.create_instance(draft.call())
         except (Unanswered, ApiError) as error:
             maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500
             if not maybe:
@@ -232,8 +237,12 @@ class Provisioning:
 
     def _start(self, instance: Instance) -> None:
         """Start a stopped instance; activity is written first, so that no reaper takes it for a leftover meanwhile."""
+        if not vouched(self.cloud.get_instance(instance.id)):
+            self._disown(instance)
+            return
         self.note(f"Starting the stopped instance {instance.id}.")
-        activity.record(self.cloud, instance.id, always=True)
+        if not activity.record(self.cloud, instance.id, always=True):
+            return  # gone, or no longer ours
         try:
             operation = self.cloud.start_instance(instance.id)
             self.cloud.wait(operation, f"starting {instance.id}", 600.0)
@@ -242,29 +251,28 @@ class Provisioning:
             if self.cloud.get_instance(instance.id).state == "stopped":
                 raise ExollamaError(f"Instance {instance.id} cannot be started: {error}") from error
 
+    def _disown(self, instance: Instance) -> None:
+        self.note(f"Instance {instance.id} has our labels, but not our user-data: it is left alone.")
+        self._condemned.add(instance.id)
+
     # -- using
 
     def _use(self, instance: Instance, *, wait: bool) -> Found | None:
         """Wait until it is ready, touch it and record activity; None where the list has to be looked at again."""
-        try:
-            seen = self._with_address(instance) if wait else self.cloud.get_instance(instance.id)
-        except NotFound:
-            self._vanished(instance)
-            return None
+        seen = self._with_address(instance) if wait else self.cloud.get_instance(instance.id)
         header = seen.header()
         if header is None or not vouched(seen):
-            self.note(f"Instance {instance.id} has our labels, but not our user-data: it is left alone.")
-            self._condemned.add(instance.id)
+            self._disown(instance)
             return None
-        if not wait:
+        if not wait and instance.id == self.created:
             return Found(seen, header.key, None)
         if seen.address is None:
             return None
         endpoint = self.connect(seen, header.key)
-        status = self._wait(seen, endpoint)
-        if status is None or not self._settled(seen, endpoint, status):
+        status = self._wait(seen, endpoint) if wait else None
+        if (wait and status is None) or not self._settled(seen, endpoint, status):
             return None
-        return Found(seen, header.key, status)
+        return Found(self.cloud.get_instance(instance.id), header.key, status)
 
     def _wait(self, instance: Instance, endpoint: Endpoint) -> dict[str, Any] | None:
         """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
@@ -281,24 +289,25 @@ class Provisioning:
             )
         except Superseded:
             pass  # the next look at the list settles it
-        except NotFound:
-            self._vanished(instance)
         except BootFailed as error:
             self._not_ready(instance, error)
         return None
 
-    def _settled(self, instance: Instance, endpoint: Endpoint, status: dict[str, Any]) -> bool:
-        """Whether it takes requests, knows that it is in use, and is still the one that everybody picks."""
-        fence = status.get("fence")
-        if isinstance(fence, dict) and fence.get("committed"):
+    def _settled(self, instance: Instance, endpoint: Endpoint, status: dict[str, Any] | None) -> bool:
+        """Whether it takes requests, knows that it is in use, and is still the one that everybody picks.
+
+        Without a status (nobody wants to wait) silence is no obstacle: it may be booting.
+        """
+        if status and (status.get("fence") or {}).get("committed"):
             self.note(f"Instance {instance.id} is being removed; a new one is needed.")
             self._condemned.add(instance.id)
             return False
         try:
             endpoint.touch()
-        except (Draining, Unreachable):
-            self._pause("draining")
-            return False
+        except (Draining, Unreachable) as error:
+            if status or isinstance(error, Draining):
+                self._pause("draining")
+                return False
         try:
             activity.record(self.cloud, instance.id)
         except (ApiError, OperationFailed) as error:
@@ -331,36 +340,34 @@ class Provisioning:
         if instance.id != self.created and error.phase == UNREACHABLE:
             # Our own network may be the reason, and a second instance would cost without being reachable either.
             raise Unreachable(
-                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\nCheck "
-                "the network (EXOSCALE_ALLOWED_CIDRS of the run that made it), or delete it in the portal and run this again."
+                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\n"
+                "Check the network and the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; "
+                "then run this again."
             )
         if instance.id != self.created:
             self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
             return
-        if self.keep_failed:
-            rest = (
-                f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
-            )
-        else:
-            try:
-                self._remove(instance.id)
-                rest = f"Instance {instance.id} was destroyed; --keep-failed keeps one to look at."
-            except ExollamaError as trouble:
-                rest = f"Instance {instance.id} could not be destroyed now and is left to the reaper: {trouble}"
-        raise BootFailed(f"{error}\n{rest}", phase=error.phase) from error
+        rest = f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
+        if not self.keep_failed:
+            rest = f"{self._removed(instance.id)} --keep-failed keeps one to look at."
+        raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
 
     def _vanished(self, instance: Instance) -> None:
         if instance.id == self.created:
             self._ours()  # raises
         self._condemned.add(instance.id)
 
-    def _remove(self, instance_id: str) -> None:
+    def _removed(self, instance_id: str) -> str:
+        """Destroy one that this run made; what became of it, in words. It is owned, so whatever fails, it will go."""
         try:
             seen = self.cloud.get_instance(instance_id)
+            if vouched(seen):
+                destroy(self.cloud, seen)
         except NotFound:
-            return
-        if vouched(seen):
-            destroy(self.cloud, seen)
+            pass
+        except ExollamaError as error:
+            return f"Instance {instance_id} could not be removed now and is left to the reaper: {error}"
+        return f"Instance {instance_id} was destroyed."
 
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)

@@ -55,9 +55,9 @@ def render(
         "name": _matching(NAME_RE, "name", name),
         "model": _matching(MODEL_RE, "model", model),
         "image": _matching(IMAGE_RE, "image", image),
-        "idle_s": _seconds("idle_s", idle_s),
-        "boot_s": _seconds("boot_s", boot_s),
-        "retention_s": _seconds("retention_s", retention_s),
+        "idle_s": _whole("idle_s", idle_s),
+        "boot_s": _whole("boot_s", boot_s),
+        "retention_s": _whole("retention_s", retention_s),
         "deadline": None if deadline is None else _whole("deadline", deadline, 1 << 33),
         "grace_s": GRACE_S,
         "action": _matching(_ACTION_RE, "action", action),
@@ -119,11 +119,7 @@ def _matching(pattern: re.Pattern[str], what: str, value: str) -> str:
     return value
 
 
-def _seconds(what: str, value: int) -> int:
-    return _whole(what, value, _LONGEST_S)
-
-
-def _whole(what: str, value: int, most: int) -> int:
+def _whole(what: str, value: int, most: int = _LONGEST_S) -> int:
     if type(value) is not int or not 0 < value <= most:
         raise ExollamaError(f"The user-data cannot carry this {what}: {value!r}.")
     return value

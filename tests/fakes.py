@@ -1,7 +1,7 @@
 """A zone, its instances and their endpoints as plain objects, on one clock that only `sleep` moves.
 
 `World` is the `Cloud` of the protocols and knows each `Machine`; `Agent` is the `Endpoint` of one. Faults are raised
-before or after the deed, and anything may be made to happen at a time or before a call. `Script` is a `Send`.
+before or after the deed, and anything may be made to happen at a time or before a call.
 """
 
 import base64
@@ -15,10 +15,10 @@ from typing import Any
 
 from client import labels
 from client.errors import Draining, NotFound, OperationFailed, Unreachable
-from client.model import Instance
+from client.model import GONE, Instance, read_header
 from client.settings import Secret, Settings
-from client.transport import Request, Response
 from functions.plan import Draft
+from functions.provisioning import Found, Provisioning
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 API_KEY = "EXOfake0123456789abcdef"
@@ -137,7 +137,7 @@ class World:
         self.elapsed_s = 0.0
         self.machines = {machine.id: machine for machine in machines}
         self.calls: list[tuple[str, str | None]] = []
-        self.operations: dict[str, Mapping[str, Any]] = {}
+        self.operations: dict[str, dict[str, Any]] = {}
         self.new: dict[str, Any] = {}
         self.before: dict[str, Callable[[], object]] = {}
         self.sleep: Callable[[float], None] = self._sleep
@@ -188,15 +188,14 @@ class World:
 
     def create_instance(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         self._enter("create_instance", None)
-        made = Machine(
-            **{
-                "id": f"new-{len(self.named('create_instance'))}",
-                "created": self.now(),
-                "labels": dict(body["labels"]),
-                "request": body["request"],
-            }
-            | self.new
-        )
+        header = read_header(body["user-data"])
+        given: dict[str, Any] = {
+            "id": f"new-{len(self.named('create_instance'))}",
+            "created": self.now(),
+            "labels": dict(body["labels"]),
+            "request": header and header.request,
+        }
+        made = Machine(**(given | self.new))
         self.machines[made.id] = made
         self._leave("create_instance")
         return self._operation("create_instance", made.id)
@@ -225,6 +224,14 @@ class World:
 
     def wait(self, operation: Mapping[str, Any], what: str, timeout_s: float) -> Mapping[str, Any]:
         self._enter("wait", None)
+        until = self.elapsed_s + timeout_s
+        while operation["state"] == "pending":
+            machine = self.machines.get(operation["reference"]["id"])
+            if machine is None or machine.state in {"stopped", *GONE}:
+                return {**operation, "state": "success"}
+            if self.elapsed_s >= until:
+                raise OperationFailed(what, f"no end after {timeout_s:.0f} s", "still pending", None)
+            self.sleep(3)
         if operation["state"] != "success":
             raise OperationFailed(what, operation["state"], operation.get("reason"), operation.get("message"))
         return operation
@@ -272,8 +279,7 @@ class World:
         )
 
     def _operation(self, call: str, instance_id: str) -> Mapping[str, Any]:
-        done = {"id": "an-operation", "state": "success", "reference": {"id": instance_id}}
-        return self.operations.get(call, done)
+        return {"id": "op", "state": "success", "reference": {"id": instance_id}} | self.operations.get(call, {})
 
 
 class Agent:
@@ -310,7 +316,7 @@ class Agent:
         return machine
 
 
-def order(world: World, **changes: str) -> Callable[[], Draft]:
+def order(world: World) -> Callable[[], Draft]:
     """Drafts create calls, each with a nonce of its own, as `functions.plan` would."""
     count = 0
 
@@ -318,35 +324,43 @@ def order(world: World, **changes: str) -> Callable[[], Draft]:
         nonlocal count
         count += 1
         request = f"{count:032x}"
-        body = {"labels": label_map(activity=world.now(), request=f"r{request}", **changes), "request": request}
-        return Draft(body=body, request=request, instance_type="standard.large", zone=world.zone, hourly_cost=0.1)
+        return Draft(
+            body={"labels": label_map(activity=world.now(), request=f"r{request}")},
+            user_data=Secret(user_data(request)),
+            request=request,
+            instance_type="standard.large",
+            zone=world.zone,
+            hourly_cost=0.1,
+        )
 
     return draft
 
 
-Answer = Response | Exception | Callable[[Request], Response]
+class Run:
+    """One provisioning over a world; `notes` is what a person was told."""
+
+    def __init__(self, world: World, *, keep_failed: bool = False) -> None:
+        self.world = world
+        self.notes: list[str] = []
+        self.protocol = Provisioning(
+            world,
+            world.connect,
+            order(world),
+            "exollama",
+            note=self.notes.append,
+            progress=lambda *_: None,
+            monotonic=world.monotonic,
+            keep_failed=keep_failed,
+        )
+
+    def __call__(self, *, wait: bool = True) -> Found:
+        found = self.protocol.run(wait=wait)
+        assert found.key.reveal() == KEY
+        assert not wait or (found.status and found.status["boot"]["phase"] == "ready")
+        return found
 
 
-class Script:
-    """A `Send` that answers from a list, the last one for ever, and keeps what it was sent."""
-
-    def __init__(self, *answers: Answer) -> None:
-        self.answers = list(answers)
-        self.requests: list[Request] = []
-
-    def __call__(self, request: Request) -> Response:
-        self.requests.append(request)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer(request) if callable(answer) and not isinstance(answer, Response) else answer
-
-    @property
-    def methods(self) -> list[str]:
-        return [request.method for request in self.requests]
-
-
-def reply(body: object = None, code: int = 200, **headers: str) -> Response:
-    """An answer of the API: JSON, or bytes as they are."""
-    raw = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
-    return Response(code, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+def a_day_old(**changes: Any) -> Machine:
+    """A running machine, used two hours ago."""
+    given: dict[str, Any] = {"id": "a", "created": NOW - DAY, "labels": label_map(activity=NOW - timedelta(hours=2))}
+    return Machine(**(given | changes))

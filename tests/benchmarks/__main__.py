@@ -81,7 +81,8 @@ def main() -> int:
     lags = ready.lags(args.boots)
     noticed = lags[-1] <= ready.AT_MOST_S
     print(
-        f"\nready is handed out after {lags[len(lags) // 2]:.2f} s (median of {len(lags)} boots), {lags[-1]:.2f} s at worst; "
+        f"\nready is handed out after {lags[len(lags) // 2]:.2f} s (median of {len(lags)} boots), "
+        f"{lags[-1]:.2f} s at worst; "
         f"at most {ready.AT_MOST_S:.0f} s{'' if noticed else '  MISSED'}"
     )
     if args.json:

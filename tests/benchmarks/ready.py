@@ -12,7 +12,7 @@ AT_MOST_S = 1.0
 
 
 def lags(rounds: int) -> list[float]:
-    """From the moment the bootstrap noted `ready` to provision's return, for each of `rounds` fresh instances, sorted."""
+    """From the moment the bootstrap noted `ready` to provision's return, for `rounds` fresh instances, sorted."""
     measured = []
     with Simulator(zones=("ch-gva-2",)) as simulator:
         for turn in range(rounds):

@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--never", choices=PHASES, help="boots stay in this phase for ever")
     arguments = parser.parse_args()
     parent = os.getppid()
+    signal.signal(signal.SIGINT, _interrupt)  # ignored by default where a shell started it in the background
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     zones = arguments.zone or ("ch-gva-2", "de-fra-1")

@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         except (Cut, OSError):
             self.close_connection = True
 
-    do_GET = do_POST = do_DELETE = do_HEAD = do_PUT = _serve  # noqa: N815 - names that http.server asks for
+    do_GET = do_POST = do_DELETE = do_HEAD = do_PUT = _serve
 
     def _read(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
@@ -287,8 +287,7 @@ class Handler(BaseHTTPRequestHandler):
         self._complete(body, str(body.get("prompt") or ""), lambda word: {"response": word})
 
     def chat(self, body: Body) -> None:
-        said = _last_said(body)
-        self._complete(body, said, lambda word: {"message": {"role": "assistant", "content": word}})
+        self._complete(body, _last_said(body), lambda word: {"message": {"role": "assistant", "content": word}})
 
     def _complete(self, body: Body, prompt: str, shape: Any) -> None:
         if not self._wanted(body):

@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         self._send(reply)
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815 - names that http.server asks for
+    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
     def _send(self, reply: Reply) -> None:
         self.server.api.closing.wait(reply.wait_s)

@@ -25,7 +25,8 @@ from client.errors import (
     Unanswered,
 )
 from client.transport import Disconnected, Request, Response
-from tests.fakes import API_KEY, API_SECRET, NOW, ZONE, Answer, Script, reply, settings
+from tests.fakes import API_KEY, API_SECRET, NOW, ZONE, settings
+from tests.scripted import Answer, Script, reply
 
 BASE = "https://api-ch-gva-2.exoscale.com/v2"
 

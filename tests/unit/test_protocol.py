@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, NotFound, Unanswered, Untrusted
+from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Untrusted
 from client.model import Instance
 from client.settings import Secret
 from functions.protocol import ASKS, CONFIRM_S, Outcome, destroy, reap_one, stop, vouched
@@ -19,8 +19,8 @@ DENIED = Denied("DELETE", "/instance/a", 403, "Forbidden by role policy for comp
 
 def idle(**changes: Any) -> Machine:
     """A machine that nobody uses: a day old, idle by its label and by its own word."""
-    given = {"id": "a", "created": NOW - DAY, "labels": label_map(activity=IDLE), "idle_s": 9999.0} | changes
-    return Machine(**given)
+    given: dict[str, Any] = {"id": "a", "created": NOW - DAY, "labels": label_map(activity=IDLE), "idle_s": 9999.0}
+    return Machine(**(given | changes))
 
 
 def reap(world: World, **given: Any) -> Outcome:
@@ -42,7 +42,7 @@ def test_an_idle_instance_is_asked_read_again_and_destroyed_once() -> None:
     outcome = reap(world)
     assert (outcome.outcome, outcome.reason) == ("destroyed", "idle for 2 h 46 min")
     assert world.machines == {}
-    names = [name for name, _ in world.calls]
+    names = [name for name, _ in world.calls if name != "wait"]
     assert names == ["get_instance", "status", "get_instance", "delete_instance", "get_instance"]
 
 
@@ -81,7 +81,8 @@ def test_one_that_is_in_use_by_its_own_word_is_kept(changes: dict[str, Any], wor
 def test_what_cannot_be_asked_is_read_again_and_destroyed(state: str) -> None:
     world = World(idle(state=state))
     assert reap(world).outcome == "destroyed"
-    assert [name for name, _ in world.calls] == ["get_instance", "delete_instance", "get_instance"]
+    names = [name for name, _ in world.calls if name != "wait"]
+    assert names == ["get_instance", "delete_instance", "get_instance"]
 
 
 def test_silence_counts_only_after_three_questions() -> None:
@@ -263,7 +264,7 @@ def test_a_destruction_that_did_not_happen_is_repeated_once_after_reading_the_in
 def test_a_destruction_that_goes_on_failing_is_given_up_after_the_second() -> None:
     world = World(idle())
     world.fail("delete_instance", *[ApiError("DELETE", "/instance/a", 500, "broken")] * 9)
-    with pytest.raises(ApiError, match="broken"):
+    with pytest.raises(ExollamaError, match="broken"):
         destroy(world, listed(world))
     assert len(world.named("delete_instance")) == 2
 
@@ -274,7 +275,7 @@ def test_a_definite_refusal_is_reported_in_its_words_with_what_may_be_behind_it_
 ) -> None:
     world = World(idle())
     world.fail("delete_instance", refusal)
-    with pytest.raises(ExollamaError, match="It still runs and costs. Delete protection") as told:  # noqa: RUF043
+    with pytest.raises(ExollamaError, match=r"It still runs and costs\. Delete protection") as told:
         destroy(world, listed(world))
     assert str(refusal) in str(told.value)
     assert len(world.named("delete_instance")) == 1
@@ -283,8 +284,9 @@ def test_a_definite_refusal_is_reported_in_its_words_with_what_may_be_behind_it_
 def test_one_that_is_gone_already_is_destroyed() -> None:
     world = World(idle())
     instance = listed(world)
-    world.fail("delete_instance", NotFound("DELETE", "/instance/a", 404, "Not Found"))
+    world.machines.clear()
     destroy(world, instance)
+    assert len(world.named("delete_instance")) == 1
 
 
 @pytest.mark.parametrize("state", ["destroying", "destroyed", "expunging"])
@@ -299,9 +301,9 @@ def test_one_that_is_irrevocably_going_is_gone(state: str) -> None:
 def test_one_that_stays_though_its_destruction_was_accepted_is_reported_after_a_bounded_time() -> None:
     world = World(idle())
     world.operations["delete_instance"] = {"id": "op", "state": "pending"}
-    with pytest.raises(ExollamaError, match="still there 600 s after its destruction was accepted"):
+    with pytest.raises(ExollamaError, match="destruction of a"):
         destroy(world, listed(world))
-    assert world.elapsed_s == CONFIRM_S
+    assert CONFIRM_S <= world.elapsed_s <= CONFIRM_S + 60
     assert len(world.named("delete_instance")) == 1
 
 
@@ -339,7 +341,7 @@ def test_stopping_what_is_stopped_already_is_no_failure() -> None:
 def test_a_refused_stop_is_not_repeated() -> None:
     world = World(idle())
     world.fail("stop_instance", DENIED)
-    with pytest.raises(Denied):
+    with pytest.raises(ExollamaError, match="Forbidden by role policy"):
         stop(world, listed(world))
     assert len(world.named("stop_instance")) == 1
 
@@ -351,7 +353,7 @@ def test_a_stop_that_takes_its_time_is_waited_for_and_one_that_never_ends_is_rep
     stop(world, listed(world))
     assert 500 <= world.elapsed_s < 510
     world.machines["a"].state = "stopping"
-    with pytest.raises(ExollamaError, match="has not stopped within 600 s"):
+    with pytest.raises(ExollamaError, match="stopping of a"):
         stop(world, listed(world))
 
 

@@ -1,4 +1,4 @@
-"""The rendered user-data: strict templates, checked values, secrets where they belong, and what cloud-init thinks of it."""
+"""The rendered user-data: strict templates, checked values, secrets where they belong, cloud-init's opinion."""
 
 import base64
 import gzip
@@ -94,7 +94,7 @@ def test_the_files_arrive_whole_with_their_modes() -> None:
 def test_the_policy_says_what_was_asked_for_and_holds_no_secret() -> None:
     policy = json.loads(files(keep_failed=True, action="stop", deadline=None)["/etc/exollama/policy.json"]["content"])
     assert policy == {
-        "v": 1, "request": VALUES["request"], "name": "exollama", "model": "granite3.1-dense:8b", "image": settings.DEFAULT_IMAGE,
+        "v": 1, "request": VALUES["request"], "name": "exollama", "model": VALUES["model"], "image": VALUES["image"],
         "idle_s": 1800, "boot_s": 1800, "retention_s": 86400, "deadline": None, "grace_s": 3600, "action": "stop",
         "keep_failed": True, "upstream": "127.0.0.1:11434", "version": "0.1.0",
     }  # fmt: skip
@@ -237,9 +237,10 @@ import sys
 sys.path.insert(0, {str(path)!r})
 from client.settings import Secret
 from functions.userdata import render
-print(render(**{ {k: v for k, v in VALUES.items() if k != "key"} !r}, key=Secret({KEY!r})))
+print(render(**{ {k: v for k, v in VALUES.items() if k != "key"}!r}, key=Secret({KEY!r})))
 """
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    argv = [sys.executable, "-I", "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip() == userdata.render(**VALUES), done.stderr
 
 
@@ -248,7 +249,7 @@ print(render(**{ {k: v for k, v in VALUES.items() if k != "key"} !r}, key=Secret
 
 def test_nothing_updates_or_restarts_anything_behind_our_back() -> None:
     config = yaml.safe_load(text())
-    assert config["package_update"] is config["package_upgrade"] is config["package_reboot_if_required"] is False
+    assert config["package_update"] is config["package_upgrade"] is False
     (mask,) = config["bootcmd"]
     assert mask[:2] == ["systemctl", "mask"]
     assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(mask)
@@ -277,8 +278,7 @@ def test_the_fence_outlives_the_units_that_share_its_folder() -> None:
             assert "RuntimeDirectoryPreserve=yes" in entry["content"], path
 
 
-def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    """Where systemd-analyze is installed; elsewhere the units' sections and directives are compared with known ones."""
+def test_the_units_hold_directives_that_systemd_knows() -> None:
     known = set(KNOWN_DIRECTIVES.split())
     units = {path: entry["content"] for path, entry in files().items() if path.startswith("/etc/systemd/system/")}
     assert len(units) == 4
@@ -290,11 +290,12 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 
 KNOWN_DIRECTIVES = """
-Description Wants After ConditionPathExists StartLimitIntervalSec Type PIDFile ExecStart ExecStartPre ExecReload ExecStop
-Restart RestartSec RuntimeDirectory RuntimeDirectoryPreserve LogsDirectory StateDirectory Environment OOMScoreAdjust TasksMax
+Description Wants After ConditionPathExists StartLimitIntervalSec Type PIDFile ExecStart ExecStartPre ExecReload
+ExecStop Restart RestartSec RuntimeDirectory RuntimeDirectoryPreserve LogsDirectory StateDirectory Environment
+OOMScoreAdjust TasksMax
 NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices ProtectKernelTunables
-ProtectKernelModules ProtectControlGroups RestrictAddressFamilies RestrictNamespaces RestrictRealtime RestrictSUIDSGID
-LockPersonality MemoryDenyWriteExecute SystemCallArchitectures WantedBy
+ProtectKernelModules ProtectControlGroups RestrictAddressFamilies RestrictNamespaces RestrictSUIDSGID
+MemoryDenyWriteExecute WantedBy
 """
 
 
@@ -303,25 +304,24 @@ LockPersonality MemoryDenyWriteExecute SystemCallArchitectures WantedBy
 
 @pytest.fixture(scope="module")
 def cloud_init(request: pytest.FixtureRequest) -> Path:
-    """The folder that holds the Python package `cloudinit`; EXOLLAMA_CLOUD_INIT, the system's, or Debian's, unpacked."""
+    """Where the package `cloudinit` lies: EXOLLAMA_CLOUD_INIT, the system's, or Debian's, unpacked."""
     for candidate in (os.environ.get("EXOLLAMA_CLOUD_INIT"), "/usr/lib/python3/dist-packages"):
         if candidate and (Path(candidate) / "cloudinit/config/schema.py").exists():
             return Path(candidate)
-    assert request.config.cache
     folder = request.config.cache.mkdir("cloud-init")
     found = folder / "usr/lib/python3/dist-packages"
     if not (found / "cloudinit").exists():
         problem = download(folder)
         if problem:
             pytest.fail(
-                "cloud-init's schema is needed: set EXOLLAMA_CLOUD_INIT to a folder that holds its package `cloudinit` (a clone "
-                f"of github.com/canonical/cloud-init is one), or make `apt-get download cloud-init` work. {problem}"
+                "cloud-init's schema is needed: set EXOLLAMA_CLOUD_INIT to a folder that holds its package `cloudinit` "
+                f"(a clone of github.com/canonical/cloud-init), or make `apt-get download cloud-init` work. {problem}"
             )
     return found
 
 
 def download(folder: Path) -> str:
-    """Fetch Debian's package without installing it, with apt's lists or, where there are none, with lists of our own."""
+    """Fetch Debian's package without installing it, by apt's lists or else by lists of our own; "" or the problem."""
     said = "there is no apt-get"
     own = [f"-oDir::State::Lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User=root", "-qq"]
     for setup in ([], own):
@@ -331,9 +331,8 @@ def download(folder: Path) -> str:
             (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
             (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
             subprocess.run(["apt-get", *setup, "update"], capture_output=True, timeout=90, check=False)
-        done = subprocess.run(
-            ["apt-get", *setup, "download", "cloud-init"], cwd=folder, capture_output=True, text=True, timeout=90, check=False
-        )
+        fetch = ["apt-get", *setup, "download", "cloud-init"]
+        done = subprocess.run(fetch, cwd=folder, capture_output=True, text=True, timeout=90, check=False)
         said = done.stderr.strip()
         for package in folder.glob("cloud-init_*.deb"):
             subprocess.run(["dpkg", "-x", package.name, "."], cwd=folder, check=True, timeout=60)

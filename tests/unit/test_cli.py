@@ -1,0 +1,405 @@
+"""The command line: arguments, help, what goes where, and the exit code of everything that can happen."""
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import client
+from client import cli, use, verbs
+from client.errors import BootFailed, ExollamaError, NoInstance, SettingsError, Untrusted
+from client.settings import Secret
+from tests.fakes import API_KEY, API_SECRET, KEY, settings
+
+ROOT = Path(__file__).parents[2]
+VERBS = ["provision", "status", "reap", "generate", "env"]
+SIBLINGS = {"provision": "provision", "status": "status", "reap_idle": "reap"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("EXOSCALE_API_KEY", API_KEY)
+    monkeypatch.setenv("EXOSCALE_API_SECRET", API_SECRET)
+    monkeypatch.setenv("EXOSCALE_OLLAMA_KEY", KEY)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def verb_that(monkeypatch: pytest.MonkeyPatch, does: Callable[[], int], name: str = "status") -> None:
+    monkeypatch.setattr(verbs, "_VERBS", {name: lambda *_: does()})
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def does() -> int:
+        raise error
+
+    return does
+
+
+def words(*arguments: str, prog: str = "exollama", verb: str | None = None) -> int:
+    """The exit code of one call in this process."""
+    try:
+        return cli.main(list(arguments), prog=prog, verb=verb)
+    except SystemExit as leaving:  # argparse
+        return int(leaving.code or 0)
+
+
+# -- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "usage"),
+        (["no-such-verb"], "no-such-verb"),
+        (["provisio"], "provisio"),
+        (["status", "--no-such-flag"], "--no-such-flag"),
+        (["status", "--js"], "--js"),
+        (["status", "surplus"], "surplus"),
+        (["generate"], "prompt"),
+        (["generate", "a", "b"], "b"),
+        (["generate", "a", "--option"], "--option"),
+        (["reap", "--dry"], "--dry"),
+    ],
+    ids=[
+        "nothing",
+        "unknown verb",
+        "short verb",
+        "unknown flag",
+        "short flag",
+        "surplus",
+        "missing",
+        "two",
+        "bare",
+        "dry",
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_on_stderr(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert words(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+
+
+def test_the_help_names_every_verb_an_example_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert words("--help") == 0
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^  {verb}\b", out, re.MULTILINE) for verb in VERBS)
+    assert "example:\n  exollama generate" in out
+    assert "130, 143  interrupted" in out
+
+
+def example(text: str) -> str:
+    """The arguments of the example in a help text, its comment left away."""
+    line = re.search(r"^example:\n  (?:.*?)((?:python -m|exollama|garuda-exoscale).*)$", text, re.MULTILINE)
+    assert line, text
+    return re.split(r"\s{2,}[(#]", line[1])[0]
+
+
+@pytest.mark.parametrize("prog", ["exollama", "garuda-exoscale"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_example_in_each_verbs_help_can_be_run_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, prog: str
+) -> None:
+    assert words(verb, "--help", prog=prog) == 0
+    name, *arguments = shlex.split(example(capsys.readouterr().out))
+    assert (name, arguments[0]) == (prog, verb)
+    verb_that(monkeypatch, lambda: 0, verb)
+    assert words(*arguments) == 0
+
+
+@pytest.mark.parametrize("module", SIBLINGS)
+def test_each_function_is_one_verb_whose_help_and_example_fit_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    command = [sys.executable, "-m", f"functions.{module}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.startswith(f"usage: python -m functions.{module} [")
+    python, dash, name, *arguments = shlex.split(example(done.stdout))
+    assert (python, dash, name) == ("python", "-m", f"functions.{module}")
+    verb_that(monkeypatch, lambda: 0, SIBLINGS[module])
+    assert words(*arguments, verb=SIBLINGS[module]) == 0
+
+
+def test_start_is_another_name_of_provision(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb_that(monkeypatch, lambda: 0, "provision")
+    assert words("start", "--no-wait") == 0
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert words("--version") == 0
+    assert capsys.readouterr().out == f"exollama {client.__version__}\n"
+
+
+# -- exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ExollamaError("it failed"), 1),
+        (Untrusted("it failed"), 1),
+        (BootFailed("it failed", phase="docker"), 1),
+        (SettingsError("it failed"), 2),
+        (NoInstance("it failed"), 3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_error_has_its_exit_code_and_is_one_message_on_stderr(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int
+) -> None:
+    verb_that(monkeypatch, raising(error))
+    assert words("status") == code
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "exollama: it failed\n")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [(KeyboardInterrupt(), 130), (cli.Terminated(), 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_an_interruption_has_its_exit_code_and_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: BaseException, code: int
+) -> None:
+    verb_that(monkeypatch, raising(end))
+    assert words("status") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_settings_that_are_wrong_are_all_named_one_per_line_and_nothing_else_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that(monkeypatch, raising(AssertionError("it ran")))
+    monkeypatch.setenv("EXOSCALE_ZONE", "nowhere")
+    monkeypatch.setenv("EXOSCALE_IDLE_TIMEOUT", "0")
+    monkeypatch.setenv("EXOSCALE_API_SECRET", "")
+    assert words("status") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(line.split()[1] for line in err.splitlines()) == [
+        "EXOSCALE_API_SECRET",
+        "EXOSCALE_IDLE_TIMEOUT",
+        "EXOSCALE_ZONE",
+    ]
+    assert KEY not in err
+
+
+# -- results
+
+
+PROVISIONED = {"id": "i", "zone": "ch-gva-2", "url": "https://198.51.100.7:11435", "model": "m", "phase": "ready"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_provision_prints_its_result_with_the_key_masked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    import functions.provision
+
+    monkeypatch.setattr(functions.provision, "run", lambda *_, **__: PROVISIONED | {"key": Secret(KEY)})
+    assert words("provision", *flags) == 0
+    out, err = capsys.readouterr()
+    assert "https://198.51.100.7:11435" in out
+    assert KEY not in out + err
+    if flags:
+        assert json.loads(out)["key"] == "***"
+
+
+def reaped(*outcomes: str, failed: list[str] | None = None) -> dict[str, Any]:
+    items = [
+        {"id": o, "name": "exollama", "zone": "ch-gva-2", "outcome": o, "reason": f"because {o}"} for o in outcomes
+    ]
+    return {"dry_run": False, "zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "loud"),
+    [
+        (reaped("kept", "destroyed"), 0, []),
+        (reaped("kept", "failed"), 1, ["because failed"]),
+        (reaped("kept", failed=["de-fra-1 was not looked at"]), 1, ["de-fra-1 was not looked at"]),
+        (reaped(), 0, []),
+    ],
+    ids=["done", "one failed", "a zone failed", "nothing"],
+)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: dict[str, Any],
+    code: int,
+    loud: list[str],
+    quiet: bool,
+) -> None:
+    import functions.reap_idle
+
+    monkeypatch.setattr(functions.reap_idle, "run", lambda *_, **__: result)
+    assert words("reap", *["--quiet"] * quiet) == code
+    out, err = capsys.readouterr()
+    assert bool(out) is not quiet
+    assert [line for line in loud if line in err] == loud
+    assert bool(err) is bool(loud)
+
+
+# -- generate's arguments
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    return use._payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
+
+
+def test_a_prompt_alone_is_asked_of_the_configured_model() -> None:
+    assert parsed("why?") == {"model": "the-model", "prompt": "why?", "stream": True}
+
+
+def test_every_argument_reaches_ollama() -> None:
+    schema = '{"type": "object"}'
+    options = ["--option", "temperature=0", "--option", "stop=[1]", "--option", "name=a=b", "--option", "seed=x"]
+    assert parsed("why?", "--model", "qwen3:8b", "--system", "be brief", "--format", schema, *options) == {
+        "model": "qwen3:8b",
+        "prompt": "why?",
+        "stream": True,
+        "system": "be brief",
+        "format": {"type": "object"},
+        "options": {"temperature": 0, "stop": [1], "name": "a=b", "seed": "x"},
+    }
+    assert parsed("why?", "--format", "json")["format"] == "json"
+
+
+@pytest.mark.parametrize(
+    "given", [b"from a pipe\n", "gr\u00fc\u00df".encode(), b"\xff not utf-8"], ids=["pipe", "utf-8", "odd"]
+)
+def test_a_dash_reads_the_prompt_from_standard_input(monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert parsed("-")["prompt"] == given.decode("utf-8", "replace")
+
+
+def test_every_problem_of_the_arguments_is_named_at_once() -> None:
+    with pytest.raises(SettingsError) as refusal:
+        parsed(" ", "--model", "no such!", "--option", "x", "--option", "=1", "--format", "[]")
+    assert [problem.partition(" is ")[0] for problem in refusal.value.problems] == [
+        "--model",
+        "The prompt",
+        "--option",
+        "--option",
+        "--format",
+    ]
+
+
+@pytest.mark.parametrize("value", ["[1]", "{", "yaml", "1"])
+def test_a_format_that_is_no_schema_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match="the word json or a JSON schema"):
+        parsed("why?", "--format", value)
+
+
+def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(use, "MAX_PROMPT", 1 << 20)
+    with pytest.raises(SettingsError, match="over 1 MiB"):
+        parsed("x" * (1 << 20) + "x")
+
+
+# -- real processes
+
+
+@pytest.fixture
+def silent_api() -> Iterator[socket.socket]:
+    """An API that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        yield server
+
+
+def start(silent: socket.socket, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/{{zone}}/v2"
+    return subprocess.Popen(
+        [sys.executable, "-m", "client", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"EXOSCALE_API_ENDPOINT": endpoint} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (["provision"], {}),
+        (["generate", "why?", "--no-provision"], {}),
+        (["reap"], {}),
+        (["reap"], {"EXOSCALE_ZONES": "ch-gva-2,de-fra-1"}),
+    ],
+    ids=["provision", "generate", "reap", "reap in threads"],
+)
+def test_a_signal_ends_a_verb_soon_with_its_code_and_without_a_traceback(
+    silent_api: socket.socket, sent: signal.Signals, code: int, arguments: list[str], env: dict[str, str]
+) -> None:
+    process = start(silent_api, *arguments, **env)
+    try:
+        waiting, _ = silent_api.accept()
+        with waiting:
+            waiting.recv(1)  # the request is under way
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert API_SECRET not in err
+
+
+PRINTING = """
+import sys
+from client import cli, verbs
+verbs._VERBS = {"status": lambda *_: [print("x" * 100_000, flush=FLUSH), 0][1]}
+sys.exit(cli.main(["status"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", PRINTING.replace("FLUSH", "True")],
+        ["-c", PRINTING.replace("FLUSH", "False")],
+        ["-m", "client", "--help"],
+        ["-m", "client", "--version"],
+        ["-m", "client", "status", "--help"],
+    ],
+    ids=["while printing", "at the end", "help", "version", "a verb's help"],
+)
+def test_a_closed_pipe_is_no_traceback(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
+
+
+def test_help_works_from_a_checkout_without_site_packages() -> None:
+    command = [sys.executable, "-S", "-m", "client", "--help"]
+    assert "usage: " in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout

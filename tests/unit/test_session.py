@@ -1,0 +1,244 @@
+"""One use of the model: the instance found or woken, the key, the heartbeat, and what a stream can come to."""
+
+import pytest
+
+from client.endpoint import Endpoint
+from client.errors import (
+    Denied,
+    Draining,
+    ExollamaError,
+    KeyRejected,
+    NoInstance,
+    OllamaError,
+    SettingsError,
+    StreamCut,
+    Unreachable,
+    Untrusted,
+)
+from client.settings import Secret
+from tests.fakes import DAY, KEY, NOW, Machine, World, instance, label_map
+from tests.sessions import HELLO, NOT_FOUND, PROMPT, PULLED, Lines, Use, machine
+
+# -- finding and waking
+
+
+def test_the_oldest_running_instance_of_our_name_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(
+        machine(id="young", created=NOW),
+        machine(id="old", address="127.0.0.8"),
+        machine(id="stopped", state="stopped", created=NOW - 2 * DAY),
+        machine(id="no address", address=None, created=NOW - 2 * DAY),
+        machine(id="another", labels=label_map(name="nother"), created=NOW - 2 * DAY),
+        machine(id="foreign", labels={}, created=NOW - 2 * DAY),
+    )
+    instance, _, said = Use(monkeypatch, world).session.ready()
+    assert (instance.id, said["boot"]["phase"]) == ("old", "ready")
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [[], [machine(state="stopped")], [machine(labels=label_map(name="nother"))]],
+    ids=["none", "stopped", "another name"],
+)
+def test_with_no_instance_and_no_waking_it_says_so_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, machines: list[Machine]
+) -> None:
+    with pytest.raises(NoInstance, match="no running instance named exollama in ch-gva-2") as none:
+        Use(monkeypatch, World(*machines)).generate()
+    assert none.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [
+        [],
+        [machine(state="stopped")],
+        [machine(reachable=False)],
+        [machine(ready_at=60.0)],
+        [machine(fence={"committed": True})],
+        [machine(failed="docker")],
+    ],
+    ids=["none", "stopped", "unreachable", "booting", "fenced", "failed boot"],
+)
+def test_with_none_that_is_ready_one_is_woken_and_used(
+    monkeypatch: pytest.MonkeyPatch, machines: list[Machine]
+) -> None:
+    use = Use(
+        monkeypatch,
+        World(*[Machine(**{n: getattr(m, n) for n in m.__dataclass_fields__}) for m in machines]),
+        wake=True,
+    )
+    assert use.generate()["response"] == "Hello"
+    assert use.woken == 1
+
+
+def test_a_ready_one_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), wake=True)
+    use.generate()
+    assert use.woken == 0
+
+
+def test_a_woken_instance_that_lists_lag_behind_with_is_used_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(), wake=True)
+    use.listed_at = 60.0
+    assert use.generate()["response"] == "Hello"
+
+
+def test_one_that_is_booting_is_waited_for_where_nothing_may_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    booting = machine(ready_at=1.0, created=NOW)
+    use = Use(monkeypatch, World(booting))
+    use.world.before["status"] = lambda: setattr(use.world, "elapsed_s", use.world.elapsed_s + 0.6)
+    assert use.generate()["response"] == "Hello"
+
+
+@pytest.mark.parametrize("error", [Untrusted("not vouched for"), KeyRejected("401")], ids=["certificate", "key"])
+def test_a_wrong_certificate_or_key_wakes_nobody_and_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    use = Use(monkeypatch, World(machine()), wake=True)
+    use.world.fail("status", error)
+    with pytest.raises(type(error)):
+        use.generate()
+    assert use.woken == 0
+    assert use.asked == []
+
+
+# -- the key
+
+
+def test_the_key_of_the_user_data_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    use.generate()
+    assert use.keys == [Secret(KEY)]
+    assert use.notes == []
+
+
+def test_a_configured_key_that_differs_is_reported_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), key=Secret("another-key_0123456789-abcdefghijk"))
+    use.generate()
+    assert use.keys == [Secret(KEY)]
+    assert "EXOSCALE_OLLAMA_KEY differs" in use.notes[0]
+    assert KEY not in use.notes[0]
+    assert "another-key" not in use.notes[0]
+
+
+def test_where_the_user_data_may_not_be_read_the_configured_key_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Secret("another-key_0123456789-abcdefghijk")
+    use = Use(monkeypatch, World(machine()), key=mine)
+    use.world.fail("get_instance", *[Denied("GET", "/instance/a", 403, "Forbidden by role policy")] * 5)
+    use.generate()
+    assert use.keys == [mine]
+
+
+def test_without_either_both_remedies_are_named_and_it_is_a_matter_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    use.world.fail("get_instance", Denied("GET", "/instance/a", 403, "Forbidden by role policy"))
+    with pytest.raises(SettingsError, match="set EXOSCALE_OLLAMA_KEY, or allow the operation get-instance") as told:
+        use.generate()
+    assert told.value.exit_code == 2
+
+
+def test_a_user_data_that_is_not_ours_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExollamaError, match="user-data of instance a is not this project's"):
+        Use(monkeypatch, World(machine(request=None))).generate()
+
+
+def test_one_that_is_removed_while_its_key_is_read_is_no_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    use.world.before["get_instance"] = use.world.machines.clear
+    with pytest.raises(NoInstance, match="was removed just now"):
+        use.generate()
+
+
+# -- generating
+
+
+def test_pieces_are_passed_on_as_they_arrive_and_the_whole_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    answer = use.generate()
+    assert use.text == "Hello"
+    assert answer == {"response": "Hello", "done": True, "eval_count": 2}
+    assert use.asked == [("/api/generate", PROMPT)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown", "words"),
+    [
+        ([{"response": "Hel"}], "Hel", "cut off after 3 characters.*run this again"),
+        ([], "", "cut off after 0 characters"),
+        ([{"response": "Hel"}, b'{"respon'], "Hel", "no JSON object"),
+        ([{"response": "Hel"}, StreamCut("ended in the middle of the answer")], "Hel", "in the middle"),
+        ([[1, 2]], "", "no JSON object"),
+    ],
+    ids=["in the middle", "at once", "in a line", "by the connection", "no object"],
+)
+def test_a_stream_that_is_cut_is_told_with_what_had_arrived_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, lines: Lines, shown: str, words: str
+) -> None:
+    use = Use(monkeypatch, World(machine()), lines)
+    with pytest.raises(StreamCut, match=words):
+        use.generate()
+    assert use.text == shown
+    assert len(use.asked) == 1
+
+
+def test_an_error_inside_a_stream_is_ollamas_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), [{"response": "Hel"}, {"error": "out of memory"}])
+    with pytest.raises(OllamaError, match="out of memory"):
+        use.generate()
+    assert len(use.asked) == 1
+
+
+def test_a_model_that_is_not_there_is_pulled_and_the_request_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), NOT_FOUND, PULLED, HELLO)
+    assert use.generate()["response"] == "Hello"
+    assert [path for path, _ in use.asked] == ["/api/generate", "/api/pull", "/api/generate"]
+    assert use.asked[1][1] == {"model": "m", "stream": True}
+    assert "m is not on the instance yet; pulling it" in use.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "words"),
+    [
+        ([{"error": "pull model manifest: file does not exist"}], OllamaError, "cannot be pulled: pull model manifest"),
+        ([{"status": "pulling"}], StreamCut, "ended before it said success"),
+        (OllamaError("answered 500: disk full", status=500), OllamaError, "disk full"),
+    ],
+    ids=["unknown", "cut", "refused"],
+)
+def test_a_pull_that_fails_is_told_in_ollamas_words(
+    monkeypatch: pytest.MonkeyPatch, lines: Lines, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        Use(monkeypatch, World(machine()), NOT_FOUND, lines).generate()
+
+
+def test_a_model_that_stays_missing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), *[NOT_FOUND, PULLED] * 20)
+    with pytest.raises(ExollamaError):
+        use.generate()
+    assert len(use.asked) <= 8
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_any_other_refusal_is_raised_and_nothing_pulled(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    use = Use(monkeypatch, World(machine()), OllamaError("answered: bad option", status=status))
+    with pytest.raises(OllamaError, match="bad option"):
+        use.generate()
+    assert len(use.asked) == 1
+
+
+def test_a_request_that_met_a_fence_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), Draining("fenced"), HELLO)
+    assert use.generate()["response"] == "Hello"
+    assert len(use.asked) == 2
+
+
+def test_a_fence_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), Draining("fenced"))
+    with pytest.raises(Draining, match="Run this again in a few minutes"):
+        use.generate()
+    assert len(use.asked) <= 8
+
+
+def test_an_instance_without_an_address_is_not_reachable_yet() -> None:
+    with pytest.raises(Unreachable, match="address"):
+        Endpoint.of(instance(address=None), Secret(KEY))
