@@ -49,7 +49,7 @@ def backoff_s(attempt: int) -> float:
 def poll_s(elapsed_s: float) -> float:
     """Seconds until the next look at an operation: quick at first, then as Exoscale's own clients (3, at most 60)."""
     if elapsed_s < 5:
-        return 1.0
+        return 0.5 if elapsed_s < 2 else 1.0
     return min(max(3.0, 3.0 + (elapsed_s - 30.0) * 57.0 / 870.0), 60.0)
 
 

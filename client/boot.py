@@ -1,14 +1,16 @@
 """Waiting until an instance is ready, saying what it is doing meanwhile.
 
 Neighbours: `functions.protocol` waits so after a create, `client.session` where somebody else's boot is under way.
-Imports errors and endpoint only.
+Imports errors and model only.
 """
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Protocol
 
-from client.errors import BootFailed, Unreachable
+from client.errors import BootFailed, Unreachable, Untrusted
+from client.model import Instance
 
 Progress = Callable[[str, float | None, float], None]
 """Called as progress(phase, percent or None, seconds so far) while something long is under way."""
@@ -18,6 +20,12 @@ POLL_S = 0.5
 LOOK_S = 10.0
 UNREACHABLE = "unreachable"
 """The phase of a BootFailed where the last thing seen was silence."""
+
+
+REACH_S = 30.0
+"""How long an instance past its boot timeout may be silent before that is an error."""
+MISTRUST_S = 5.0
+"""How long a certificate may go unproved: one that is made again after a change of address needs nginx restarted."""
 
 
 class Answers(Protocol):
@@ -30,6 +38,37 @@ def silent(phase: str, percent: float | None, elapsed_s: float) -> None:
     """A Progress that says nothing."""
 
 
+class Ticker:
+    """Keeps a Progress going through every sleep, its seconds counted from one beginning: no wait says nothing."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._progress = progress
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._began = monotonic()
+        self._phase = ""
+        self._percent: float | None = None
+
+    def progress(self, phase: str, percent: float | None, _elapsed_s: float = 0.0) -> None:
+        """A Progress that passes on its own seconds."""
+        self._phase, self._percent = phase, percent
+        self._progress(phase, percent, self._monotonic() - self._began)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, and say once a second what is being waited for."""
+        while seconds > 0:
+            if self._phase:
+                self.progress(self._phase, self._percent)
+            slice_s = min(seconds, 1.0)
+            self._sleep(slice_s)
+            seconds -= slice_s
+
+
 def failure(status: dict[str, Any]) -> BootFailed | None:
     """The failed boot that a status tells of, or None."""
     boot = status["boot"]
@@ -39,6 +78,12 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
     phase = str(error.get("phase") or boot["phase"])
     log = tuple(str(line) for line in boot.get("log") or ())[-20:]
     return BootFailed(f"The boot failed in phase {phase}: {error.get('message')}", phase=phase, log=log)
+
+
+def boot_budget_s(instance: Instance, now: datetime) -> float:
+    """How long its boot may still take, in seconds; never less than it takes to notice that it is ready."""
+    until = instance.booting_until(now)
+    return max((until - now).total_seconds() if until else 0.0, REACH_S)
 
 
 def wait_ready(
@@ -53,10 +98,11 @@ def wait_ready(
     """Ask twice a second until the boot is through, and return the status then.
 
     `look` is called every ten seconds to raise where the instance is gone. Raises BootFailed where the boot failed or
-    took more than `budget_s` seconds, Untrusted or KeyRejected at once.
+    took more than `budget_s` seconds, KeyRejected at once, Untrusted where that lasts.
     """
     began = looked = monotonic()
     phase, trouble = "starting", ""
+    trusted_at = began
     while True:
         elapsed_s = monotonic() - began
         percent = None
@@ -64,8 +110,11 @@ def wait_ready(
             status = endpoint.status()
         except Unreachable as error:
             trouble = str(error)
+        except Untrusted:
+            if monotonic() - trusted_at >= MISTRUST_S:
+                raise
         else:
-            trouble = ""
+            trouble, trusted_at = "", monotonic()
             failed = failure(status)
             if failed:
                 raise failed

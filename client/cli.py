@@ -140,20 +140,8 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
     """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if verb is None:
-        first = words.pop(0) if words else ""
-        verb = ALIASES.get(first, first)
-        if verb not in VERBS:
-            return _no_verb(first, prog)
-        prog = f"{prog} {first}"
-    args = parser(prog, verb).parse_args(words)
-    import signal
-
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        from client import verbs
-
-        code = verbs.run(args)
+        code = _dispatch(words, prog, verb)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -164,6 +152,22 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str
         return _interrupted(130)
     except Terminated:
         return _interrupted(143)
+
+
+def _dispatch(words: list[str], prog: str, verb: str | None) -> int:
+    if verb is None:
+        first = words.pop(0) if words else ""
+        verb = ALIASES.get(first, first)
+        if verb not in VERBS:
+            return _no_verb(first, prog)
+        prog = f"{prog} {first}"
+    args = parser(prog, verb).parse_args(words)
+    import signal
+
+    from client import verbs
+
+    signal.signal(signal.SIGTERM, _terminate)
+    return verbs.run(args)
 
 
 def _no_verb(word: str, prog: str) -> int:

@@ -119,6 +119,11 @@ class Instance:
         moment = labels.read_time(self.labels.get(labels.ACTIVITY))
         return moment if moment and moment <= now + timedelta(minutes=1) else None
 
+    def booting_until(self, now: datetime) -> datetime | None:
+        """Until when it may be booting: its boot timeout from the later of created-at and activity."""
+        began = [moment for moment in (self.created, self.activity(now)) if moment]
+        return max(began) + timedelta(seconds=self.policy.boot_s) if began else None
+
     @property
     def policy(self) -> Policy:
         """Its policy, with the default for whatever label is missing, unreadable or absurd."""

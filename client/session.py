@@ -14,7 +14,7 @@ from typing import Any
 
 from client import activity
 from client.api import Api
-from client.boot import Progress, failure, silent, wait_ready
+from client.boot import Progress, boot_budget_s, failure, silent, wait_ready
 from client.endpoint import Endpoint
 from client.errors import (
     Denied,
@@ -179,9 +179,10 @@ class Session:
         endpoint = self.endpoint(instance)
         wait_ready(
             endpoint,
-            budget_s=instance.policy.boot_s,
+            budget_s=boot_budget_s(instance, self.api.now()),
             look=lambda: void(self._by_id(instance.id)),
             progress=self._progress,
+            sleep=self.api.sleep,
         )
         began = time.monotonic()
         while (status := endpoint.status()).get("fence"):

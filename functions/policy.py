@@ -50,12 +50,6 @@ def idle_since(instance: Instance, now: datetime) -> datetime | None:
     return activity and activity + timedelta(seconds=instance.policy.idle_s * SKIPPED_WRITES)
 
 
-def booting_until(instance: Instance, now: datetime) -> datetime | None:
-    """Until when it may be booting: its boot timeout from the later of created-at and activity."""
-    began = [moment for moment in (instance.created, instance.activity(now)) if moment]
-    return max(began) + timedelta(seconds=instance.policy.boot_s) if began else None
-
-
 def may_start(instance: Instance, now: datetime) -> bool:
     """Whether a provisioner may start a stopped instance: only while no reaper may destroy it in the next minutes."""
     policy, activity = instance.policy, instance.activity(now)
@@ -97,7 +91,7 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
             return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
         return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}")
-    until_booted = booting_until(instance, now)
+    until_booted = instance.booting_until(now)
     if boot["phase"] != "ready" and not past_deadline:
         if until_booted and now < until_booted:
             return keep(f"booting (phase {boot['phase']})")
@@ -122,7 +116,7 @@ def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
     policy = instance.policy
     if policy.deadline and now >= policy.deadline + GRACE:
         return Decision(Verb.DESTROY, "past its deadline and the grace, and not reachable")
-    until_booted = booting_until(instance, now)
+    until_booted = instance.booting_until(now)
     if until_booted and now < until_booted:
         return keep("booting: not reachable yet")
     idle = idle_since(instance, now)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.boot import Progress, silent
+from client.boot import Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import ApiError, ExollamaError, NotFound, OllamaError, Unanswered
 from client.model import Instance
@@ -42,10 +42,13 @@ def run(
     Times are RFC 3339 in UTC or None; `key` is a `client.settings.Secret`. Raises ExollamaError: SettingsError,
     ApiError, BootFailed, Unreachable and the rest of `client.errors`.
     """
-    cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
+    ticker = Ticker(progress, monotonic, sleep)
+    cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=ticker.sleep)
+    ticker.progress("looking for an instance", None)
     _check_zone(cloud)
 
     def order() -> Draft:
+        ticker.progress("preparing", None)
         return draft(cloud, settings, note=note, keep_failed=keep_failed)
 
     protocol = Provisioning(
@@ -54,13 +57,13 @@ def run(
         order,
         settings.name,
         note=note,
-        progress=progress,
+        progress=ticker.progress,
         monotonic=monotonic,
         keep_failed=keep_failed,
     )
     found = protocol.run(wait=wait)
     if found.status:
-        _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, progress)
+        _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, ticker.progress)
     if not protocol.created:
         _report_differences(found.instance, settings, note)
     return _result(found, settings)

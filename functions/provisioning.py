@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from client import activity
-from client.boot import UNREACHABLE, Progress, failure, wait_ready
+from client.boot import UNREACHABLE, Progress, boot_budget_s, failure, wait_ready
 from client.errors import (
     ApiError,
     BootFailed,
@@ -25,7 +25,7 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.plan import Draft
-from functions.policy import booting_until, may_start
+from functions.policy import may_start
 from functions.protocol import Cloud, Connect, Endpoint, destroy, vouched
 
 Note = Callable[[str], None]
@@ -35,8 +35,6 @@ ROUNDS: Final = 400
 PAUSE_S: Final = 2.0
 LOOKUPS: Final = 5
 CREATES: Final = 3
-REACH_S: Final = 30.0
-"""How long an instance past its boot timeout may be silent before that is an error."""
 
 
 class Superseded(Exception):
@@ -138,7 +136,7 @@ class Provisioning:
         status = self._status(instance.id)
         if status is None:
             return False
-        until = booting_until(instance, self.cloud.now())
+        until = instance.booting_until(self.cloud.now())
         overdue = status["boot"]["phase"] != "ready" and until is not None and self.cloud.now() >= until
         return overdue or failure(status) is not None or bool((status.get("fence") or {}).get("committed"))
 
@@ -183,6 +181,7 @@ class Provisioning:
                 "before running this again."
             )
         self.note(draft.sentence())
+        self.progress("creating", None, 0.0)
         try:
             operation = self.cloud.create_instance(draft.call())
         except (Unanswered, ApiError) as error:
@@ -241,6 +240,7 @@ class Provisioning:
             self._disown(instance)
             return
         self.note(f"Starting the stopped instance {instance.id}.")
+        self.progress("starting", None, 0.0)
         if not activity.record(self.cloud, instance.id, always=True):
             return  # gone, or no longer ours
         try:
@@ -276,12 +276,10 @@ class Provisioning:
 
     def _wait(self, instance: Instance, endpoint: Endpoint) -> dict[str, Any] | None:
         """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
-        until = booting_until(instance, self.cloud.now())
-        left_s = (until - self.cloud.now()).total_seconds() if until else 0.0
         try:
             return wait_ready(
                 endpoint,
-                budget_s=max(left_s, REACH_S),
+                budget_s=boot_budget_s(instance, self.cloud.now()),
                 look=lambda: self._look(instance),
                 progress=self.progress,
                 monotonic=self.monotonic,
@@ -366,7 +364,7 @@ class Provisioning:
         except NotFound:
             pass
         except ExollamaError as error:
-            return f"Instance {instance_id} could not be removed now and is left to the reaper: {error}"
+            return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
         return f"Instance {instance_id} was destroyed."
 
     def _pause(self, phase: str) -> None:

@@ -7,7 +7,6 @@
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from client.endpoint import Endpoint
@@ -17,7 +16,7 @@ from client.transport import Send
 from functions.cloud import Cloud
 from functions.protocol import Outcome, reap_one
 from functions.transport import urllib3_send
-from functions.zones import survey
+from functions.zones import side_by_side, survey
 
 AT_ONCE = 10
 """Instances that are asked or removed at the same time."""
@@ -43,8 +42,7 @@ def run(
         return reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="reap") as pool:
-        outcomes = list(pool.map(reap, work))
+    outcomes = side_by_side(reap, work, at_once=AT_ONCE)
     return {
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones],

@@ -7,7 +7,6 @@
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from client.endpoint import Endpoint
@@ -18,7 +17,7 @@ from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
 from functions.transport import urllib3_send
-from functions.zones import survey
+from functions.zones import WORKERS, side_by_side, survey
 
 _COLUMNS = ("name", "zone", "state", "phase", "model", "age", "used", "reaper", "id")
 
@@ -45,8 +44,7 @@ def run(
         return _describe(cloud, instance, _ask(cloud, instance, settings) if probe else None)
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
-    with ThreadPoolExecutor(8, thread_name_prefix="status") as pool:
-        instances = list(pool.map(describe, work))
+    instances = side_by_side(describe, work, at_once=WORKERS)
     return {
         "zones": [zone.name for zone in zones],
         "instances": instances,

@@ -4,10 +4,11 @@ Neighbours: `functions.status` and `functions.reap_idle` start from it. Threads 
 protocols.
 """
 
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from client.errors import ExollamaError
 from client.model import Instance
@@ -16,6 +17,9 @@ from client.transport import Send
 from functions.cloud import Cloud
 
 WORKERS = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,5 +54,35 @@ def survey(
             return Zone(name, cloud, (), f"{name} was not looked at: {error}")
         return Zone(name, cloud, tuple(i for i in listed if i.owned), None)
 
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="zone") as pool:
-        return list(pool.map(look, names))
+    return side_by_side(look, names, at_once=WORKERS)
+
+
+def side_by_side(do: Callable[[T], R], items: Iterable[T], *, at_once: int) -> list[R]:
+    """Apply `do` to each item in a few threads, and return the results in order; the first error is raised.
+
+    The threads are daemons, unlike those of concurrent.futures: Ctrl-C and SIGTERM end the process at once, not after
+    the last answer that somebody waits for.
+    """
+    waiting = list(enumerate(items))[::-1]
+    results: dict[int, R] = {}
+    errors: list[Exception] = []
+
+    def work() -> None:
+        while waiting and not errors:
+            try:
+                index, item = waiting.pop()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                results[index] = do(item)
+            except Exception as error:  # noqa: BLE001 - handed to the caller below
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(at_once, len(waiting)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[index] for index in sorted(results)]

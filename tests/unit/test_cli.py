@@ -2,24 +2,24 @@
 
 import io
 import json
-import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import client
 from client import cli, use, verbs
+from client.api import Api
 from client.errors import BootFailed, ExollamaError, NoInstance, SettingsError, Untrusted
 from client.settings import Secret
-from tests.fakes import API_KEY, API_SECRET, KEY, settings
+from client.terminal import Terminal
+from tests.fakes import API_KEY, API_SECRET, KEY, World, instance, label_map, settings
 
 ROOT = Path(__file__).parents[2]
 VERBS = ["provision", "status", "reap", "generate", "env"]
@@ -312,94 +312,38 @@ def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch
         parsed("x" * (1 << 20) + "x")
 
 
-# -- real processes
-
-
-@pytest.fixture
-def silent_api() -> Iterator[socket.socket]:
-    """An API that takes connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
-        yield server
-
-
-def start(silent: socket.socket, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}/{{zone}}/v2"
-    return subprocess.Popen(
-        [sys.executable, "-m", "client", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"EXOSCALE_API_ENDPOINT": endpoint} | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-@pytest.mark.parametrize(
-    ("arguments", "env"),
-    [
-        (["provision"], {}),
-        (["generate", "why?", "--no-provision"], {}),
-        (["reap"], {}),
-        (["reap"], {"EXOSCALE_ZONES": "ch-gva-2,de-fra-1"}),
-    ],
-    ids=["provision", "generate", "reap", "reap in threads"],
-)
-def test_a_signal_ends_a_verb_soon_with_its_code_and_without_a_traceback(
-    silent_api: socket.socket, sent: signal.Signals, code: int, arguments: list[str], env: dict[str, str]
-) -> None:
-    process = start(silent_api, *arguments, **env)
-    try:
-        waiting, _ = silent_api.accept()
-        with waiting:
-            waiting.recv(1)  # the request is under way
-            process.send_signal(sent)
-            _, err = process.communicate(timeout=5)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == code
-    assert "Traceback" not in err
-    assert API_SECRET not in err
-
-
-PRINTING = """
-import sys
-from client import cli, verbs
-verbs._VERBS = {"status": lambda *_: [print("x" * 100_000, flush=FLUSH), 0][1]}
-sys.exit(cli.main(["status"]))
-"""
+# -- what a person sees
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["-c", PRINTING.replace("FLUSH", "True")],
-        ["-c", PRINTING.replace("FLUSH", "False")],
-        ["-m", "client", "--help"],
-        ["-m", "client", "--version"],
-        ["-m", "client", "status", "--help"],
-    ],
-    ids=["while printing", "at the end", "help", "version", "a verb's help"],
+    ("idle", "words"),
+    [("s1800", "about 30 minutes after its last use, from 12:30 UTC on"), ("s60", "60 seconds after its last use")],
 )
-def test_a_closed_pipe_is_no_traceback(arguments: list[str]) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as closed:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    assert done.stderr == ""
-    assert done.returncode in (0, 1)
+def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: str) -> None:
+    said = use.goes(instance(labels=label_map(idle=idle)), cast("Api", World()))
+    assert words in said
+    assert "exollama reap, from cron" in said
+    assert "powers itself off at" in said
 
 
-def test_help_works_from_a_checkout_without_site_packages() -> None:
-    command = [sys.executable, "-S", "-m", "client", "--help"]
-    assert "usage: " in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout
+class Screen(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_progress_is_one_line_that_a_note_clears() -> None:
+    screen = Screen()
+    terminal = Terminal(screen)
+    terminal.progress("model", 41.6, 12.0)
+    terminal.note("done")
+    assert screen.getvalue() == "\r\x1b[Kexollama: model 42 %, 12 s\r\x1b[Kexollama: done\n"
+
+
+def test_in_a_pipe_there_are_the_notes_alone() -> None:
+    pipe = io.StringIO()
+    terminal = Terminal(pipe)
+    terminal.progress("model", None, 12.0)
+    terminal.note("done")
+    assert pipe.getvalue() == "exollama: done\n"

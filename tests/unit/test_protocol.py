@@ -233,6 +233,15 @@ def test_no_failure_of_the_api_escapes_and_each_is_told(call: str, error: Except
     assert "a" in world.machines
 
 
+def test_what_nobody_thought_of_does_not_escape_either() -> None:
+    world = World(idle())
+    world.fail("status", ZeroDivisionError("odd"))
+    outcome = reap(world)
+    assert outcome.outcome == "failed"
+    assert "odd" in outcome.reason
+    assert world.deeds() == []
+
+
 @pytest.mark.parametrize("label", ["t99991231T235959Z", "t00010101T000000Z"], ids=["end of time", "beginning of time"])
 @pytest.mark.parametrize("key", ["activity", "deadline"])
 @pytest.mark.parametrize("reachable", [True, False])

@@ -218,10 +218,12 @@ def test_a_model_that_stays_missing_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert len(use.asked) <= 8
 
 
-@pytest.mark.parametrize("status", [400, 404, 500])
-def test_any_other_refusal_is_raised_and_nothing_pulled(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    use = Use(monkeypatch, World(machine()), OllamaError("answered: bad option", status=status))
-    with pytest.raises(OllamaError, match="bad option"):
+@pytest.mark.parametrize(("status", "message"), [(400, "option not found"), (404, "page missing"), (500, "bad option")])
+def test_any_other_refusal_is_raised_and_nothing_pulled(
+    monkeypatch: pytest.MonkeyPatch, status: int, message: str
+) -> None:
+    use = Use(monkeypatch, World(machine()), OllamaError(f"answered: {message}", status=status))
+    with pytest.raises(OllamaError, match=message):
         use.generate()
     assert len(use.asked) == 1
 

@@ -1,0 +1,80 @@
+"""Simulated clouds for the system tests: one per module, swept clean between its tests."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulator import Options, Simulator
+
+pytest.register_assert_rewrite("tests.system.verbs")
+
+from tests.system.verbs import User  # noqa: E402 - after its asserts were registered
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A run in the background of a shell ignores Ctrl-C, and would pass that on to every verb."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def module_cloud() -> Iterator[Simulator]:
+    with Simulator(operation_s=0.01, start_s=0.02) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def cloud(module_cloud: Simulator) -> Iterator[Simulator]:
+    """A cloud whose instances are real; those of earlier tests are still there, its calls start anew."""
+    _clear(module_cloud, Options(operation_s=0.01, start_s=0.02))
+    yield module_cloud
+    assert module_cloud.violations == []
+
+
+@pytest.fixture
+def empty(cloud: Simulator) -> Simulator:
+    """The same without any instance."""
+    for seen in cloud.instances():
+        cloud.remove(seen.id)
+    return cloud
+
+
+@pytest.fixture
+def user(cloud: Simulator) -> User:
+    return User(cloud)
+
+
+@pytest.fixture(scope="module")
+def module_records() -> Iterator[Simulator]:
+    with Simulator(operation_s=0.01, start_s=0.0, machines=False) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def records(module_records: Simulator) -> Iterator[Simulator]:
+    """A cloud, always empty at first, whose instances are records only: quick, and nothing answers at an address."""
+    _clear(module_records, Options(operation_s=0.01, start_s=0.0, machines=False))
+    for zone in module_records.zones.values():
+        for seen in module_records.instances(zone.name):
+            module_records.remove(seen.id)
+        zone.groups = dict(list(zone.groups.items())[:1])
+    yield module_records
+    assert module_records.violations == []
+
+
+@pytest.fixture
+def clerk(records: Simulator) -> User:
+    """The user of the cloud of records."""
+    return User(records)
+
+
+def _clear(simulator: Simulator, options: Options) -> None:
+    simulator.clear_faults()
+    simulator.skew(0)
+    simulator.boot()
+    for name in Options.__dataclass_fields__:
+        setattr(simulator.options, name, getattr(options, name))
+    simulator._machines.controls.clear()
+    simulator.ollama()
+    simulator.api.calls.clear()

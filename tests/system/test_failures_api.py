@@ -1,0 +1,400 @@
+"""What the API refuses, loses or garbles: the message, what was changed, and that a second run heals it."""
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+import client.api
+from client.errors import ApiError, Unanswered
+from functions import provision
+from tests.simulator import ALWAYS, Seen, Simulator
+from tests.system.verbs import Done, User, changes, plant
+
+VERBS = {
+    "provision": ["provision", "--no-wait"],
+    "status": ["status"],
+    "reap": ["reap"],
+    "generate": ["generate", "why?"],
+    "env": ["env"],
+}
+
+
+def provisions(clerk: User, **env: str | None) -> Done:
+    return clerk.run("provision", "--no-wait", **env)
+
+
+def heals(clerk: User, left: int = 0) -> Seen:
+    """A second run, with nothing in its way any more, ends well; `left` instances are there beside the one it hands out."""
+    clerk.simulator.clear_faults()
+    id_ = clerk.run("provision", "--no-wait", "--json").ended(0).json["id"]
+    assert len(clerk.simulator.instances()) == left + 1
+    return clerk.simulator.instance(id_)
+
+
+# -- who may do what, and when
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_wrong_credentials_are_named_as_such(records: Simulator, clerk: User, verb: str) -> None:
+    done = clerk.run(*VERBS[verb], EXOSCALE_API_SECRET="not-the-secret-of-this-key")
+    done.ended(1, "Invalid request signature", "Check EXOSCALE_API_KEY and EXOSCALE_API_SECRET")
+    assert "IAM" not in done.err
+    assert changes(records) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_denial_by_the_iam_role_is_told_apart_and_names_the_operation(
+    records: Simulator, clerk: User, verb: str
+) -> None:
+    records.fault("list-instances", "403-iam", times=ALWAYS)
+    done = clerk.run(*VERBS[verb]).ended(1, "GET /instance: Forbidden by role policy", "IAM role does not allow this")
+    assert "EXOSCALE_API_SECRET" not in done.err
+    assert changes(records) == []
+
+
+def test_a_role_that_may_not_create_is_told_so_and_leaves_nothing(records: Simulator, clerk: User) -> None:
+    records.fault("create-instance", "403-iam")
+    provisions(clerk).ended(1, "POST /instance: Forbidden by role policy", "IAM role does not allow this")
+    assert records.instances() == []
+    heals(clerk)
+
+
+@pytest.mark.parametrize(("skew_s", "words"), [(3660, "1:01:00 behind"), (-700, "0:11:40 ahead of")])
+@pytest.mark.parametrize("verb", ["provision", "reap"])
+def test_a_clock_that_is_off_by_more_than_ten_minutes_changes_nothing(
+    records: Simulator, clerk: User, verb: str, skew_s: int, words: str
+) -> None:
+    plant(records, state="error", created_ago_s=0)  # the reaper would destroy it, provision make another
+    records.skew(skew_s)
+    done = clerk.run(*VERBS[verb]).ended(1, "Nothing was changed", "timedatectl")
+    assert re.search(rf"clock is ({words}|{_near(words)}) the API's", " ".join(done.err.split())), done.err
+    assert changes(records) == []
+    records.skew(0)
+    assert clerk.run("reap").ended(0).out.startswith("destroyed")
+
+
+def _near(words: str) -> str:
+    """The same a second sooner: the Date has whole seconds."""
+    minutes, side = words.split(" ", 1)
+    hour, minute, second = (int(part) for part in minutes.split(":"))
+    total = hour * 3600 + minute * 60 + second
+    return "|".join(f"{t // 3600}:{t // 60 % 60:02}:{t % 60:02} {side}" for t in (total - 1, total + 1))
+
+
+def test_a_clock_that_is_off_by_nine_minutes_is_no_obstacle(records: Simulator, clerk: User) -> None:
+    for skew_s in (540, -540):
+        records.skew(skew_s)
+        heals(clerk)
+
+
+# -- what does not exist or may not be used
+
+
+def test_an_unknown_template_is_answered_with_what_there_is(records: Simulator, clerk: User) -> None:
+    done = provisions(clerk, EXOSCALE_TEMPLATE="Linux Ubuntu 16.04 LTS 64-bit")
+    done.ended(
+        1,
+        "There is no template 'Linux Ubuntu 16.04 LTS 64-bit' in ch-gva-2. No other zone has it either.",
+        "Linux Ubuntu 22.04 LTS 64-bit; Linux Ubuntu 24.04 LTS 64-bit; Linux Ubuntu 26.04 LTS 64-bit",
+        "Set EXOSCALE_TEMPLATE",
+    )
+    assert changes(records) == []
+
+
+def test_a_template_of_another_zone_is_answered_with_that_zone(records: Simulator, clerk: User) -> None:
+    templates = records.zones["de-fra-1"].templates
+    theirs = {**next(iter(templates.values())), "name": "Ours"}
+    original = dict(templates)
+    templates[theirs["id"]] = theirs
+    try:
+        provisions(clerk, EXOSCALE_TEMPLATE="Ours").ended(1, "no template 'Ours' in ch-gva-2. It exists in de-fra-1.")
+    finally:
+        records.zones["de-fra-1"].templates = original
+    assert changes(records) == []
+
+
+def test_of_two_templates_of_one_name_the_newest_is_taken(records: Simulator, clerk: User) -> None:
+    heals(clerk)
+    [call] = records.called("create-instance")
+    template = records.zones["ch-gva-2"].templates[call.body["template"]["id"]]
+    assert (template["name"], template["created-at"]) == ("Linux Ubuntu 22.04 LTS 64-bit", "2026-10-06T08:40:12Z")
+
+
+def test_an_unknown_type_is_answered_with_those_there_are(records: Simulator, clerk: User) -> None:
+    provisions(clerk, EXOSCALE_INSTANCE_TYPE="standard.gigantic").ended(
+        1,
+        "There is no type standard.gigantic in ch-gva-2. No other zone has it either. Authorised here: standard.micro,",
+        "standard.large",
+        "Set EXOSCALE_INSTANCE_TYPE",
+    )
+    assert changes(records) == []
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed as unauthorised", "left out of the list"])
+def test_a_type_that_is_not_authorised_is_refused_before_anything_is_created(
+    records: Simulator, clerk: User, listed: bool
+) -> None:
+    records.options.list_unauthorized = listed
+    here = records.zones["ch-gva-2"].types
+    [mega] = [kind for kind in here.values() if (kind["family"], kind["size"]) == ("memory", "mega")]
+    original, here[mega["id"]] = mega, {**mega, "gpus": 1}  # the simulator authorises no GPU by itself
+    try:
+        done = provisions(clerk, EXOSCALE_INSTANCE_TYPE="memory.mega").ended(1, "Nothing was created" if listed else "")
+    finally:
+        here[mega["id"]] = original
+    if listed:
+        assert "The type memory.mega is not authorised" in done.err
+        assert "Quotas of GPU types start at 0" in done.err
+    else:
+        assert "no type memory.mega in ch-gva-2. It exists in de-fra-1." in done.err
+    assert "standard.large" in done.err
+    assert changes(records) == []
+
+
+def test_an_unknown_zone_is_answered_with_the_zones_there_are(records: Simulator, clerk: User) -> None:
+    provisions(clerk, EXOSCALE_ZONE="at-vie-1").ended(
+        1, "There is no zone at-vie-1. Zones: ch-gva-2, de-fra-1. Set EXOSCALE_ZONE."
+    )
+    assert changes(records) == []
+
+
+def test_a_used_up_quota_says_who_raises_it_and_that_gpu_quotas_start_at_0(records: Simulator, clerk: User) -> None:
+    records.options.instance_quota = 0
+    provisions(clerk).ended(1, "Quota exceeded", "Exoscale's support", "GPU types start at 0", "Nothing was created")
+    assert records.instances() == []
+    records.options.instance_quota = 1
+    heals(clerk)
+
+
+def test_every_wrong_setting_is_named_at_once_and_nothing_is_asked(records: Simulator, clerk: User) -> None:
+    wrong = {"EXOSCALE_DISK_SIZE": "tiny", "EXOSCALE_IDLE_TIMEOUT": "0", "EXOSCALE_OLLAMA_KEY": "short"}
+    done = provisions(clerk, EXOSCALE_API_KEY="", **wrong).ended(2, "EXOSCALE_API_KEY is not set", *wrong)
+    assert len(done.err.splitlines()) == 4
+    assert "'short'" not in done.err
+    assert records.calls == []
+
+
+# -- the security group
+
+
+@pytest.mark.parametrize("unique", [True, False], ids=["unique names", "names may repeat"])
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("create-security-group", "lost"),
+        ("create-security-group", "op-failure"),
+        ("add-rule-to-security-group", "op-failure"),
+        ("add-rule-to-security-group", "lost"),
+        ("list-security-groups", "403-iam"),
+    ],
+)
+def test_a_security_group_that_was_half_made_is_healed_by_the_next_run(
+    records: Simulator, clerk: User, operation: str, kind: str, unique: bool
+) -> None:
+    records.options.unique_group_names = unique
+    records.fault(operation, kind, times=ALWAYS if operation.startswith("list") else 1)
+    provisions(clerk).ended(1, "security" if "op" in kind else "security-group")
+    assert records.instances() == []
+    heals(clerk)
+    _, *ours = records.zones["ch-gva-2"].groups.values()
+    assert len(ours) == 1
+    opened = [(r["network"], r["protocol"], r["start-port"], r["end-port"]) for r in ours[0]["rules"]]
+    assert sorted(opened) == [("0.0.0.0/0", "tcp", 11435, 11435), ("::/0", "tcp", 11435, 11435)]
+    [call] = records.called("create-instance")
+    assert call.body["security-groups"] == [{"id": ours[0]["id"]}]
+
+
+# -- the create call and its operation
+
+
+@pytest.mark.parametrize("kind", ["lost", "truncated", "garbage", "no-reference", "reset", "429"])
+def test_a_create_whose_answer_is_lost_or_of_no_use_makes_exactly_one_instance(
+    records: Simulator, clerk: User, kind: str
+) -> None:
+    records.fault("create-instance", kind)
+    done = clerk.run("provision", "--no-wait", "--json").ended(0)
+    [seen] = records.instances()
+    assert done.json["id"] == seen.id
+    assert len(records.called("create-instance")) == (2 if kind in ("reset", "429") else 1)
+    assert heals(clerk).id == seen.id
+
+
+@pytest.mark.parametrize("kind", ["500", "503", "html"])
+def test_a_create_that_meets_a_server_error_is_not_repeated_blindly(records: Simulator, clerk: User, kind: str) -> None:
+    records.fault("create-instance", kind)
+    provisions(clerk).ended(1, "POST /instance", "502" if kind == "html" else kind)
+    assert len(records.called("create-instance")) == 1
+    assert records.instances() == []
+    heals(clerk)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("op-failure", {"reason": "unavailable"}, "state failure (unavailable"),
+        ("op-failure", {"reason": None}, "state failure ("),
+        ("op-timeout", {"reason": "interrupted"}, "state timeout (interrupted"),
+        ("op-timeout", {"reason": None}, "state timeout ("),
+        ("busy", {}, "state failure (busy"),
+        ("op-never", {}, "state pending (no end after"),
+    ],
+)
+def test_a_create_operation_that_does_not_end_well_is_told_and_leaves_nothing(
+    records: Simulator, clerk: User, kind: str, options: dict[str, str | None], words: str
+) -> None:
+    records.fault("create-instance", kind, **options)
+    provisions(clerk).ended(
+        1, "Creating an instance in ch-gva-2 failed", words, "Nothing was left behind", "Run this again"
+    )
+    assert records.instances() == []
+    heals(clerk)
+
+
+def test_a_failed_create_operation_may_leave_an_instance_which_the_reaper_removes(
+    records: Simulator, clerk: User
+) -> None:
+    records.fault("create-instance", "op-failure", leaves=True)
+    done = provisions(clerk)
+    [left] = records.instances()
+    done.ended(1, f"It left instance {left.id}, which is owned and will be removed by the reaper")
+    assert heals(clerk, left=1).id != left.id
+    assert f"{left.id}: in state error" in clerk.run("reap").ended(0).out
+    assert left.id not in [seen.id for seen in records.instances()]
+
+
+def test_an_instance_that_comes_up_in_state_error_is_told_replaced_and_reaped(
+    records: Simulator, clerk: User
+) -> None:
+    records.fault("create-instance", "instance-error")
+    done = clerk.run("provision")
+    [broken] = records.instances()
+    assert broken.state == "error"
+    done.ended(1, f"Instance {broken.id} came up in state error", "exollama reap")
+    heals(clerk, left=1)
+    assert clerk.run("reap").ended(0).out.splitlines()[0] == (
+        f"destroyed ch-gva-2 exollama {broken.id}: in state error"
+    )
+    assert [seen.state for seen in records.instances()] == ["running"]
+
+
+# -- deleting
+
+
+@pytest.mark.parametrize("kind", ["lost", "reset", "500", "429", "garbage"])
+def test_a_delete_whose_answer_is_lost_is_looked_up_before_it_is_repeated(
+    records: Simulator, clerk: User, kind: str
+) -> None:
+    plant(records, state="error")
+    records.fault("delete-instance", kind)
+    assert clerk.run("reap").ended(0).out.startswith("destroyed")
+    assert records.instances() == []
+    deletes = [call.fault for call in records.called("delete-instance")]
+    assert deletes == ([kind] if kind in ("lost", "garbage") else [kind, None])
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("denied-delete", "protected against deletion"),
+        ("403-iam", "Forbidden by role policy"),
+        ("op-failure", "may still run and cost"),
+        ("op-never", "may still run and cost"),
+    ],
+)
+def test_a_delete_that_is_refused_or_fails_is_reported_and_done_by_the_next_pass(
+    records: Simulator, clerk: User, kind: str, words: str
+) -> None:
+    seen = plant(records, state="error")
+    records.fault("delete-instance", kind)
+    done = clerk.run("--quiet", module="functions.reap_idle").ended(1, f"ch-gva-2 {seen.id} (exollama): ", words)
+    assert done.out == ""
+    assert len(records.called("delete-instance")) == 1
+    assert [one.id for one in records.instances()] == [seen.id]
+    clerk.run("reap").ended(0)
+    assert records.instances() == []
+
+
+def test_a_zone_that_fails_keeps_no_other_from_being_reaped(records: Simulator, clerk: User) -> None:
+    plant(records, state="error")
+    there = plant(records, state="error", zone="de-fra-1")
+    records.fault("list-instances", "500", times=ALWAYS, zone="de-fra-1")
+    done = clerk.run("reap").ended(1, "de-fra-1 was not looked at", "500")
+    assert done.out.count("destroyed") == 1
+    assert [seen.id for seen in records.instances()] == [there.id]
+    records.clear_faults()
+    clerk.run("reap").ended(0)
+    assert records.instances() == []
+
+
+# -- bursts, long waits, nonsense
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "502", "503", "504", "reset", "lost", "html"])
+def test_a_burst_of_failures_of_every_kind_of_read_is_survived(records: Simulator, clerk: User, kind: str) -> None:
+    for operation in ("list-instances", "list-templates", "get-operation", "get-instance", "list-security-groups"):
+        records.fault(operation, kind, times=4)
+    heals_through = clerk.run("provision", "--no-wait", "--json").ended(0)
+    assert [seen.id for seen in records.instances()] == [heals_through.json["id"]]
+    assert sum(call.fault is not None for call in records.calls) == 20
+
+
+def test_a_failure_that_stays_ends_after_five_attempts_with_its_words(records: Simulator, clerk: User) -> None:
+    records.fault("list-instances", "503", times=ALWAYS, message="Maintenance until noon")
+    clerk.run("provision").ended(1, "GET /instance: Maintenance until noon (503, 5 attempts at most)")
+    assert len(records.calls) == 5
+
+
+def test_a_retry_after_of_a_day_is_capped_and_named_where_it_stays(records: Simulator, clerk: User) -> None:
+    slept: list[float] = []
+    records.fault("list-instances", "429", times=2, retry_after=86400)
+    records.fault("create-instance", "429", retry_after=86400)
+    provision.run(clerk.settings(), wait=False, sleep=slept.append)
+    assert max(slept) <= 1  # the ticker speaks once a second
+    assert 90 <= sum(slept) < 120  # three waits of at most thirty seconds
+    assert len(records.instances()) == 1
+    records.fault("list-instances", "429", times=ALWAYS, retry_after=86400)
+    clerk.run("provision").ended(1, "(429, 5 attempts at most)", "asks to come back after 86400 s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ("garbage", {}, "the answer is no JSON object but"),
+        ("html", {"status": 200}, "Is http://127.0.0.1:"),
+        ("html", {}, "HTTP 502 without a message"),
+        ("404", {"body": "<html>nothing</html>", "content_type": "text/html"}, "404"),
+    ],
+    ids=["malformed JSON", "HTML with 200", "HTML with 502", "HTML with 404"],
+)
+def test_an_answer_that_is_no_json_is_shown_and_nothing_is_created(
+    records: Simulator, clerk: User, kind: str, options: dict[str, object], words: str
+) -> None:
+    for verb in ("provision", "generate", "status", "reap"):
+        records.fault("list-instances", kind, times=ALWAYS, **options)
+        clerk.run(*VERBS[verb]).ended(1, words)
+    assert changes(records) == []
+    heals(clerk)
+
+
+@pytest.mark.parametrize("run", [provision.run], ids=["provision"])
+def test_an_api_that_hangs_is_given_up_in_time(
+    records: Simulator, clerk: User, run: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.api, "TIMEOUT_S", 0.1)
+    records.fault("list-instances", "hang", times=5)
+    began = time.monotonic()
+    with pytest.raises(Unanswered, match=r"no answer.* after 5 attempts.*EXOSCALE_API_ENDPOINT"):
+        run(clerk.settings(), wait=False, sleep=lambda seconds: None)
+    assert time.monotonic() - began < 10
+    run(clerk.settings(), wait=False)
+    assert len(records.instances()) == 1
+
+
+def test_nobody_at_the_endpoint_is_told_with_what_to_check(clerk: User) -> None:
+    nobody = "http://127.0.0.1:9/{zone}/v2"
+    clerk.run("provision", EXOSCALE_API_ENDPOINT=nobody).ended(1, "cannot connect", "EXOSCALE_API_ENDPOINT")
+    clerk.run("generate", "why?", EXOSCALE_API_ENDPOINT=nobody).ended(1, "cannot connect", "EXOSCALE_API_ENDPOINT")
+    with pytest.raises(ApiError):
+        provision.run(clerk.settings(EXOSCALE_API_ENDPOINT=nobody), sleep=lambda seconds: None)
