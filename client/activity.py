@@ -36,6 +36,12 @@ def quarter_s(instance: Instance) -> float:
     return instance.policy.idle_s / 4
 
 
+def due(instance: Instance, now: datetime) -> bool:
+    """Whether its label, as it was read, is old enough to be written again."""
+    last = instance.activity(now)
+    return last is None or (now - last).total_seconds() >= quarter_s(instance)
+
+
 def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool:
     """Write the API's present time into the activity label; True where it was written.
 
@@ -53,7 +59,7 @@ def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool
         if ours:
             if last and last >= ours:
                 return True  # read again: it stands
-        elif last and not always and (now - last).total_seconds() < quarter_s(current):
+        elif not always and not due(current, now):
             return False
         moment = max(now, last or now).replace(microsecond=0)
         repairing = ours is not None

@@ -55,6 +55,8 @@ class Session:
         self.settings = settings
         self.api = api
         self._wake = wake
+        self.used: Instance | None = None
+        """The instance that answered last."""
         self._note = note
         self._progress = progress
 
@@ -134,6 +136,7 @@ class Session:
         """
         for _ in range(_TRIES):
             instance, endpoint, _status = self.ready()
+            self.used = instance
             with self.active(instance):
                 try:
                     return _stream(endpoint, payload, on_text)
@@ -151,6 +154,8 @@ class Session:
     # -- inside
 
     def _record(self, instance: Instance) -> None:
+        if not activity.due(instance, self.api.now()):
+            return
         try:
             activity.record(self.api, instance.id)
         except ExollamaError as error:

@@ -58,9 +58,8 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
         print(answer["response"])
     else:
         print()
-    instance = session.find()
-    if instance:
-        terminal.note(goes(instance, session.api))
+    if session.used:
+        terminal.note(goes(session.used, session.api))
     return 0
 
 

@@ -9,7 +9,7 @@ from tests.simulator import Options, Simulator
 
 pytest.register_assert_rewrite("tests.system.verbs")
 
-from tests.system.verbs import User  # noqa: E402 - after its asserts were registered
+from tests.system.verbs import Clerk, User  # noqa: E402 - after its asserts were registered
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,9 +64,9 @@ def records(module_records: Simulator) -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def clerk(records: Simulator) -> User:
+def clerk(records: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
     """The user of the cloud of records."""
-    return User(records)
+    return Clerk(records, monkeypatch)
 
 
 def _clear(simulator: Simulator, options: Options) -> None:

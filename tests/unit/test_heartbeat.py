@@ -34,6 +34,14 @@ def test_a_short_use_costs_one_label_write(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(world.named("put_labels")) == 1
 
 
+def test_a_use_soon_after_another_asks_the_api_for_nothing_but_the_instance_and_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(machine(labels=label_map()))
+    Use(monkeypatch, world).generate()
+    assert [call[0] for call in world.calls] == ["list_instances", "get_instance", "status"]
+
+
 def test_activity_is_recorded_again_after_a_long_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(machine())
 
@@ -50,7 +58,7 @@ def test_the_heartbeat_goes_on_each_quarter_of_the_idle_timeout_and_ends_with_th
 ) -> None:
     beats: list[float] = []
     monkeypatch.setattr(activity, "record", lambda *_, **__: beats.append(time.monotonic()))
-    world = World(machine(labels=label_map(idle="s1")))
+    world = World(machine(labels=label_map(idle="s1", activity=labels.time(NOW - timedelta(hours=1)))))
 
     def slow() -> dict[str, Any]:
         time.sleep(0.9)
