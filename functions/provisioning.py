@@ -184,8 +184,9 @@ class Provisioning:
         self.progress("creating", None, 0.0)
         try:
             operation = self.cloud.create_instance(draft.call())
-        except (Unanswered, ApiError) as error:
-            maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500
+        except ApiError as error:
+            # Lost, garbled or broken off: the deed may have been done all the same.
+            maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500 or error.status == 200
             if not maybe:
                 raise _explained(error) from error
             self.progress("looking for what the lost answer created", None, 0.0)
