@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from client import labels
-from client.errors import Conflict, OperationFailed
+from client.errors import ApiError, Conflict, OperationFailed, Unanswered
 from client.model import Instance
 
 log = logging.getLogger("exollama.activity")
@@ -65,8 +65,10 @@ def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool
         repairing = ours is not None
         try:
             store.put_labels(instance_id, {**current.labels, labels.ACTIVITY: labels.time(moment)})
-        except (Conflict, OperationFailed):
-            if attempt == _ATTEMPTS - 1:
+        except (ApiError, OperationFailed) as error:
+            # Busy, or no answer: it is read and written again.
+            passing = isinstance(error, OperationFailed | Conflict | Unanswered) or error.status >= 500
+            if not passing or attempt == _ATTEMPTS - 1:
                 raise
             store.sleep(_BUSY_S)
             continue

@@ -23,12 +23,13 @@ from client.errors import (
     Conflict,
     CredentialsRejected,
     Denied,
+    ExollamaError,
     NotFound,
     OperationFailed,
     Unanswered,
 )
-from client.model import Instance
-from client.settings import Settings
+from client.model import Instance, printable
+from client.settings import DEFAULT_ZONE, ZONE_RE, Settings
 from client.signature import VALIDITY_S, sign
 from client.transport import Disconnected, Request, Response, Send
 
@@ -96,12 +97,28 @@ class Api:
     def list_zones(self) -> list[str]:
         """The names of all zones. Sent unsigned: GET /zone is public, and IAM-checked only once signed."""
         zones = self.call("GET", "/zone", signed=False).get("zones")
-        return [zone["name"] for zone in _items(zones) if isinstance(zone.get("name"), str)]
+        # The answer is unsigned and its names become part of host names: the shape is checked.
+        return [str(zone["name"]) for zone in _items(zones) if ZONE_RE.fullmatch(str(zone.get("name")))]
 
     def list_instances(self) -> list[Instance]:
         """All instances of the zone, without user-data and disk size. Unpaginated; filtered by the caller."""
         items = _items(self.call("GET", "/instance").get("instances"))
         return [Instance.from_api(self.zone, item) for item in items if isinstance(item.get("id"), str)]
+
+    def list_known_zone(self) -> list[Instance]:
+        """As list_instances; where the zone does not answer as one, the error says which zones there are."""
+        try:
+            return self.list_instances()
+        except (NotFound, Unanswered) as error:
+            try:
+                zones = self.beside(DEFAULT_ZONE).list_zones()
+            except ApiError:
+                raise error from None
+            if self.zone in zones or not zones:
+                raise
+            raise ExollamaError(
+                f"There is no zone {self.zone}. Zones: {', '.join(zones)}. Set EXOSCALE_ZONE. Nothing was created."
+            ) from error
 
     def get_instance(self, instance_id: str) -> Instance:
         """One instance, with its user-data. Raises NotFound once it is gone."""
@@ -118,18 +135,20 @@ class Api:
 
     def wait(self, operation: Mapping[str, Any], what: str, timeout_s: float) -> Mapping[str, Any]:
         """Poll an operation until it ends and return it. Raises OperationFailed, also after `timeout_s`."""
-        elapsed_s = 0.0
+        began, slept_s = self._clock(), 0.0
         while (state := operation.get("state")) != "success":
             if state in ("failure", "timeout"):
                 raise OperationFailed(what, str(state), operation.get("reason"), operation.get("message"))
             operation_id = operation.get("id")
             if state != "pending" or not isinstance(operation_id, str):
                 raise OperationFailed(what, f"{state!r:.40}", None, "a state that nobody knows")
+            # Slow answers count as well as sleeps.
+            elapsed_s = max(slept_s, self._clock() - began)
             if elapsed_s >= timeout_s:
                 raise OperationFailed(what, state, None, f"no end after {round(elapsed_s)} s")
             pause_s = poll_s(elapsed_s)
             self.sleep(pause_s)
-            elapsed_s += pause_s
+            slept_s += pause_s
             operation = self.call("GET", f"/operation/{quote(operation_id, safe='')}")
         return operation
 
@@ -172,7 +191,7 @@ class Api:
         raise AssertionError("the last attempt returns or raises")
 
     def _headers(self, method: str, url: str, payload: bytes, *, signed: bool) -> dict[str, str]:
-        """The headers of one attempt. On its own so that no secret is a local variable where an error is raised."""
+        """The headers of one attempt; on its own, so that the API secret is no local where an error is raised."""
         headers = {"Accept": "application/json", "User-Agent": "exollama"}
         if payload:
             headers["Content-Type"] = "application/json"
@@ -228,7 +247,7 @@ class Api:
             raise Conflict(method, path, status, f"{message} ({status}).")
         wait = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
         asked = f" It asks to come back after {wait[0]} s." if wait else ""
-        raise ApiError(method, path, status, f"{message} ({status}, {ATTEMPTS} attempts at most).{asked}")
+        raise ApiError(method, path, status, f"{message} ({status}).{asked}")
 
 
 def error_message(response: Response) -> str:
@@ -244,8 +263,7 @@ def error_message(response: Response) -> str:
         parts = [data.get(name) for name in ("message", "error", "title", "detail")]
         parts += data["errors"] if isinstance(data.get("errors"), list) else []
         words = ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
-    printable = "".join(c if c.isprintable() else " " for c in words)
-    return " ".join(printable.split())[:300].rstrip(".") or f"HTTP {response.status} without a message"
+    return printable(words)[:300].rstrip(".") or f"HTTP {response.status} without a message"
 
 
 def _items(value: object) -> list[dict[str, Any]]:

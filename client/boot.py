@@ -4,13 +4,16 @@ Neighbours: `functions.protocol` waits so after a create, `client.session` where
 Imports errors and model only.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
-from client.errors import BootFailed, Unreachable, Untrusted
-from client.model import Instance
+from client.errors import ApiError, BootFailed, NotFound, Unreachable, Untrusted
+from client.model import Instance, printable
+
+log = logging.getLogger("exollama.boot")
 
 Progress = Callable[[str, float | None, float], None]
 """Called as progress(phase, percent or None, seconds so far) while something long is under way."""
@@ -76,8 +79,8 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
     if not isinstance(error, dict):
         return None
     phase = str(error.get("phase") or boot["phase"])
-    log = tuple(str(line) for line in boot.get("log") or ())[-20:]
-    return BootFailed(f"The boot failed in phase {phase}: {error.get('message')}", phase=phase, log=log)
+    log = tuple(printable(line) for line in boot.get("log") or ())[-20:]
+    return BootFailed(f"The boot failed in phase {phase}: {printable(error.get('message'))}", phase=phase, log=log)
 
 
 def boot_budget_s(instance: Instance, now: datetime) -> float:
@@ -109,7 +112,7 @@ def wait_ready(
         try:
             status = endpoint.status()
         except Unreachable as error:
-            trouble = str(error)
+            trouble, trusted_at = str(error), monotonic()
         except Untrusted:
             if monotonic() - trusted_at >= MISTRUST_S:
                 raise
@@ -129,6 +132,11 @@ def wait_ready(
                 phase=UNREACHABLE if trouble else phase,
             )
         if monotonic() - looked >= LOOK_S:
-            look()
             looked = monotonic()
+            try:
+                look()
+            except NotFound:
+                raise
+            except ApiError as error:  # a passing trouble of the API's is none of the boot's
+                log.info("%s", error)
         sleep(POLL_S)

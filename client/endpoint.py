@@ -2,7 +2,8 @@
 
 The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
 /.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
-also holds our key; from then on its fingerprint is pinned. (kubeadm discovers its CA in the same way.) Neighbours:
+also holds our key (kubeadm finds its CA so). From then on its fingerprint is pinned, and another has to be proved again.
+Neighbours:
 `cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, model and settings only.
 """
 
@@ -17,7 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from client.errors import Draining, EndpointError, KeyRejected, OllamaError, StreamCut, Unreachable, Untrusted
-from client.model import Instance
+from client.labels import MAX_SECONDS
+from client.model import Instance, printable
 from client.settings import Secret
 
 PORT: Final = 11435
@@ -75,8 +77,9 @@ class Endpoint:
         idle_s, in_flight, boot = status.get("idle_s"), status.get("in_flight"), status.get("boot")
         sane = (
             isinstance(idle_s, int | float)
-            and idle_s >= 0
+            and 0 <= idle_s < MAX_SECONDS
             and isinstance(in_flight, int)
+            and in_flight >= 0
             and isinstance(boot, dict)
             and isinstance(boot.get("phase"), str)
         )
@@ -176,9 +179,9 @@ class Endpoint:
     def _refused(self, status: int, mark: str | None, body: bytes) -> None:
         try:
             data = json.loads(body)
-            words = str(data["error"])[:500]
+            words = printable(data["error"])[:500]
         except (ValueError, KeyError, TypeError):
-            words = body[:200].decode("utf-8", "replace")
+            words = printable(body[:200].decode("utf-8", "replace"))
         if status == 401:
             raise KeyRejected(
                 f"{self.url} refuses the key (401): it has another one. Unset EXOSCALE_OLLAMA_KEY to use the one in "

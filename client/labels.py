@@ -86,12 +86,13 @@ def read_nonce(label: str | None) -> str | None:
 
 
 def read_text(label: str | None) -> str | None:
-    """The text of a label, or None where it is missing, unreadable or not UTF-8."""
+    """The text of a label, or None where it is missing, unreadable, not UTF-8 or not printable."""
     match = _TEXT.fullmatch(label or "")
     if not match:
         return None
     raw = re.sub(r"!([0-9A-F]{2})", lambda m: chr(int(m[1], 16)), match[1])
     try:
-        return raw.encode("latin-1").decode()
+        value = raw.encode("latin-1").decode()
     except UnicodeDecodeError:
         return None
+    return value if value.isprintable() else None  # a terminal would obey the rest

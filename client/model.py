@@ -170,6 +170,11 @@ def read_header(user_data: str) -> Header | None:
     return Header(request=request, key=Secret(key))
 
 
+def printable(value: object) -> str:
+    """Words from elsewhere, on one line and without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
 def owned_live(instances: list[Instance], name: str) -> list[Instance]:
     """The owned instances of one name that are not on their way out, the oldest first."""
     mine = [i for i in instances if i.owned and i.owned_name == name and i.state not in GONE]

@@ -36,6 +36,7 @@ Wake = Callable[[], Mapping[str, Any]]
 """Provisions, waits until ready and returns provision's result: `{"id", …}`."""
 
 _TRIES = 4
+MAX_LINE = 16 << 20  # bytes
 _FENCE_PAUSE_S = 2.0
 _FENCE_WAIT_S = 150.0  # the lease is 120 s
 
@@ -57,6 +58,7 @@ class Session:
         self._wake = wake
         self.used: Instance | None = None
         """The instance that answered last."""
+        self._keys: dict[str, Secret] = {}
         self._note = note
         self._progress = progress
 
@@ -67,12 +69,12 @@ class Session:
         """
         instance = self.find()
         if instance:
-            endpoint = self.endpoint(instance)
             try:
+                endpoint = self.endpoint(instance)
                 status = endpoint.status()
                 if status["boot"]["phase"] == "ready" and not status.get("fence"):
                     return instance, endpoint, status
-            except Unreachable as error:
+            except (Unreachable, NoInstance) as error:
                 log.info("%s", error)
         if self._wake is None:
             return self._wait_without_waking(instance)
@@ -87,6 +89,11 @@ class Session:
 
     def key(self, instance: Instance) -> Secret:
         """The endpoint's key. The user-data's wins; a differing EXOSCALE_OLLAMA_KEY is reported."""
+        if instance.id not in self._keys:
+            self._keys[instance.id] = self._read_key(instance)
+        return self._keys[instance.id]
+
+    def _read_key(self, instance: Instance) -> Secret:
         configured = self.settings.key
         try:
             header = self.api.get_instance(instance.id).header()
@@ -163,7 +170,7 @@ class Session:
 
     def find(self) -> Instance | None:
         """The oldest running instance of our name in the zone, or None."""
-        live = owned_live(self.api.list_instances(), self.settings.name)
+        live = owned_live(self.api.list_known_zone(), self.settings.name)
         return next((i for i in live if i.state == "running" and i.address), None)
 
     def _by_id(self, instance_id: str) -> Instance:
@@ -242,7 +249,7 @@ def _stream(endpoint: Endpoint, payload: Mapping[str, Any], on_text: Callable[[s
 def _lines(endpoint: Endpoint, path: str, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The objects of an NDJSON answer as they arrive."""
     with endpoint.request("POST", path, dict(payload)) as answer:
-        while line := answer.readline():
+        while line := answer.readline(MAX_LINE):
             try:
                 item = json.loads(line)
             except ValueError:

@@ -108,19 +108,25 @@ class Settings:
         reader = _Reader(env)
         zone = reader.get("EXOSCALE_ZONE", _zone, DEFAULT_ZONE)
         zones = reader.get("EXOSCALE_ZONES", _zones, None)
+        endpoint = reader.get("EXOSCALE_API_ENDPOINT", _endpoint, DEFAULT_ENDPOINT)
         if zones and zone and zone not in zones:
             reader.problems.append(
                 f"EXOSCALE_ZONE is {zone}, which is not among EXOSCALE_ZONES ({','.join(zones)}): an instance made "
                 "there would never be looked at by the reaper. Add it to EXOSCALE_ZONES."
             )
         chosen = env.get("EXOSCALE_OLLAMA_MODEL", "").strip()
+        if zones and len(zones) > 1 and "{zone}" not in endpoint:
+            reader.problems.append(
+                f"EXOSCALE_ZONES names {len(zones)} zones, but EXOSCALE_API_ENDPOINT has no {{zone}} in it, so that "
+                "all of them would be the same. Put {zone} where the zone's name belongs."
+            )
         model_variable = "EXOSCALE_OLLAMA_MODEL" if chosen else "GARUDA_OLLAMA_MODEL"
         settings = cls(
             api_key=reader.require("EXOSCALE_API_KEY"),
             api_secret=Secret(reader.require("EXOSCALE_API_SECRET")),
             zone=zone,
             zones=zones,
-            endpoint=reader.get("EXOSCALE_API_ENDPOINT", _endpoint, DEFAULT_ENDPOINT),
+            endpoint=endpoint,
             name=reader.get("EXOSCALE_INSTANCE_NAME", instance_name, "exollama"),
             instance_type=reader.get("EXOSCALE_INSTANCE_TYPE", _instance_type, None),
             template=reader.get("EXOSCALE_TEMPLATE", _template, "Linux Ubuntu 22.04 LTS 64-bit"),

@@ -66,6 +66,8 @@ def http_client_send(request: Request) -> Response:
             body = answer.read(MAX_BODY + 1)
         except (OSError, http.client.HTTPException) as error:
             raise Disconnected(f"no answer from {parts.netloc}: {type(error).__name__} {error}", sent=True) from error
+        if answer.length:  # read(n) does not raise for a body that is cut short
+            raise Disconnected(f"the answer from {parts.netloc} was cut off", sent=True)
         if len(body) > MAX_BODY:
             raise Disconnected(f"the answer from {parts.netloc} is over {MAX_BODY >> 20} MiB", sent=True)
         return Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, body)

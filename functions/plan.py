@@ -105,7 +105,6 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
 
 def owned_labels(settings: Settings, request: str, now: datetime, deadline: datetime | None) -> dict[str, str]:
     """The labels of the create call (contract v1): ownership, policy and the first activity."""
-    reach = "any" if _WHOLE_INTERNET.intersection(settings.allowed_cidrs) else "limited"
     return {
         labels.OWNER: labels.VERSION,
         labels.NAME: labels.text(settings.name),
@@ -117,8 +116,13 @@ def owned_labels(settings: Settings, request: str, now: datetime, deadline: date
         labels.RETENTION: labels.seconds(settings.retention_s),
         labels.DEADLINE: "none" if deadline is None else labels.time(deadline),
         labels.ACTION: settings.reap_action,
-        labels.REACH: reach,
+        labels.REACH: reach(settings),
     }
+
+
+def reach(settings: Settings) -> str:
+    """`any` where the whole internet may reach the endpoint, else `limited`."""
+    return "any" if _WHOLE_INTERNET.intersection(settings.allowed_cidrs) else "limited"
 
 
 def find_template(cloud: Cloud, settings: Settings) -> dict[str, Any]:

@@ -111,8 +111,11 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}")
 
 
-def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
-    """The decision where it runs but gave no usable answer."""
+def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:
+    """The decision where it runs but gave no usable answer.
+
+    One that does answer, if with another key or certificate, is not `silent`: only its deadline condemns it.
+    """
     policy = instance.policy
     if policy.deadline and now >= policy.deadline + GRACE:
         return Decision(Verb.DESTROY, "past its deadline and the grace, and not reachable")
@@ -120,7 +123,7 @@ def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
     if until_booted and now < until_booted:
         return keep("booting: not reachable yet")
     idle = idle_since(instance, now)
-    if policy.reach == "any" and idle and now >= idle + SILENCE:
+    if silent and policy.reach == "any" and idle and now >= idle + SILENCE:
         verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
         return Decision(verb, f"idle by its label for {_ago(now - idle)}, and not reachable")
     until = (
@@ -128,7 +131,7 @@ def by_silence(instance: Instance, now: datetime, trouble: str) -> Decision:
         if policy.deadline
         else "for as long as it has no deadline"
     )
-    if policy.reach == "any" and idle:
+    if silent and policy.reach == "any" and idle:
         until = f"until {idle + SILENCE:%Y-%m-%d %H:%M} UTC"
     return Decision(Verb.KEEP, f"cannot be asked: {trouble} Kept {until}.", trouble=True)
 

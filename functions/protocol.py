@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from client.errors import ApiError, Conflict, Denied, EndpointError, ExollamaError, NotFound, OperationFailed
+from client.errors import (
+    ApiError,
+    Conflict,
+    Denied,
+    EndpointError,
+    ExollamaError,
+    NotFound,
+    OperationFailed,
+    Unreachable,
+)
 from client.model import GONE, Header, Instance
 from client.settings import Secret
 from functions import policy
@@ -99,7 +108,7 @@ def _ask(cloud: Cloud, connect: Connect, instance: Instance, key: Secret | None)
     known = header.key if header else key
     if known is None or seen.address is None:
         return policy.by_silence(instance, cloud.now(), "its key or its address is not known.")
-    trouble = ""
+    trouble, silent = "", True
     endpoint = connect(seen, known)
     for attempt in range(ASKS):
         if attempt:
@@ -107,10 +116,10 @@ def _ask(cloud: Cloud, connect: Connect, instance: Instance, key: Secret | None)
         try:
             status = endpoint.status()
         except EndpointError as error:
-            trouble = str(error)
+            trouble, silent = str(error), isinstance(error, Unreachable)
         else:
             return policy.by_probe(instance, cloud.now(), status)
-    return policy.by_silence(instance, cloud.now(), trouble)
+    return policy.by_silence(instance, cloud.now(), trouble, silent=silent)
 
 
 def _act(cloud: Cloud, instance: Instance, decision: Decision, *, dry_run: bool) -> Outcome:

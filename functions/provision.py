@@ -12,13 +12,13 @@ from typing import Any
 
 from client.boot import Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
-from client.errors import ApiError, ExollamaError, NotFound, OllamaError, Unanswered
+from client.errors import OllamaError
 from client.model import Instance
 from client.session import pull
-from client.settings import DEFAULT_ZONE, Settings
+from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
-from functions.plan import Draft, draft
+from functions.plan import Draft, draft, reach, type_name
 from functions.provisioning import Found, Provisioning
 from functions.transport import urllib3_send
 
@@ -45,7 +45,7 @@ def run(
     ticker = Ticker(progress, monotonic, sleep)
     cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=ticker.sleep)
     ticker.progress("looking for an instance", None)
-    _check_zone(cloud)
+    cloud.list_known_zone()  # before anything else, an unknown zone is told; and the API's time is known from here on
 
     def order() -> Draft:
         ticker.progress("preparing", None)
@@ -62,27 +62,11 @@ def run(
         keep_failed=keep_failed,
     )
     found = protocol.run(wait=wait)
-    if found.status:
+    if wait and found.status:
         _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, ticker.progress)
     if not protocol.created:
-        _report_differences(found.instance, settings, note)
+        _report_differences(cloud, found, settings, note)
     return _result(found, settings)
-
-
-def _check_zone(cloud: Cloud) -> None:
-    """Make sure that the zone exists, where its endpoint does not answer as one; also learns the API's time."""
-    try:
-        cloud.list_instances()
-    except (NotFound, Unanswered) as error:
-        try:
-            zones = cloud.beside(DEFAULT_ZONE).list_zones()
-        except ApiError:
-            raise error from None
-        if cloud.zone in zones:
-            raise
-        raise ExollamaError(
-            f"There is no zone {cloud.zone}. Zones: {', '.join(zones)}. Set EXOSCALE_ZONE. Nothing was created."
-        ) from error
 
 
 def _ensure_model(endpoint: Endpoint, model: str, note: Callable[[str], None], progress: Progress) -> None:
@@ -97,19 +81,40 @@ def _ensure_model(endpoint: Endpoint, model: str, note: Callable[[str], None], p
     pull(endpoint, model, progress)
 
 
-def _report_differences(instance: Instance, settings: Settings, note: Callable[[str], None]) -> None:
+def _report_differences(cloud: Cloud, found: Found, settings: Settings, note: Callable[[str], None]) -> None:
     """Say what of an existing instance is not as the settings have it; it is kept as it is."""
-    policy = instance.policy
-    pairs = (
+    instance, policy = found.instance, found.instance.policy
+    pairs = [
         ("EXOSCALE_IDLE_TIMEOUT", policy.idle_s, settings.idle_s),
         ("EXOSCALE_BOOT_TIMEOUT", policy.boot_s, settings.boot_s),
         ("EXOSCALE_STOPPED_RETENTION", policy.retention_s, settings.retention_s),
         ("EXOSCALE_REAP_ACTION", policy.action, settings.reap_action),
         ("EXOSCALE_DISK_SIZE", instance.disk_gib or settings.disk_gib, settings.disk_gib),
-    )
-    different = [f"{variable} (its own is {its}, set is {ours})" for variable, its, ours in pairs if its != ours]
+        ("EXOSCALE_ALLOWED_CIDRS", f"reach {policy.reach}", f"reach {reach(settings)}"),
+        (
+            "EXOSCALE_MAX_LIFETIME",
+            _lifetime_h(instance),
+            settings.max_lifetime_s and round(settings.max_lifetime_s / 3600),
+        ),
+    ]
+    if settings.instance_type:
+        types = {one.get("id"): type_name(one) for one in cloud.list_instance_types()}
+        pairs.append(("EXOSCALE_INSTANCE_TYPE", types.get(instance.type_id, "unknown"), settings.instance_type))
+    image = found.status and found.status.get("policy", {}).get("image")
+    pairs.append(("EXOSCALE_OLLAMA_IMAGE", image or settings.image, settings.image))
+    different = [f"{variable} (its own: {its}, set: {ours})" for variable, its, ours in pairs if its != ours]
+    if settings.key and settings.key != found.key:
+        different.append("EXOSCALE_OLLAMA_KEY (use its own: exollama env)")
     if different:
         note(f"The running instance was made with other settings and keeps them: {', '.join(different)}.")
+
+
+def _lifetime_h(instance: Instance) -> int | None:
+    """The lifetime that an instance was made with, in hours; the seconds between draft and creation do not count."""
+    deadline = instance.policy.deadline
+    if deadline is None or instance.created is None:
+        return None
+    return round((deadline - instance.created).total_seconds() / 3600)
 
 
 def _result(found: Found, settings: Settings) -> dict[str, Any]:

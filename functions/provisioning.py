@@ -76,6 +76,7 @@ class Provisioning:
         self.created: str | None = None
         self._condemned: set[str] = set()
         self._creates = 0
+        self._unreachable: Unreachable | None = None
 
     def run(self, *, wait: bool = True) -> Found:
         """Return the instance of this name, ready (or, without `wait`, found or created).
@@ -85,6 +86,8 @@ class Provisioning:
         for _ in range(ROUNDS):
             instance = self._choose()
             if instance is None:
+                if self._unreachable:
+                    raise self._unreachable
                 self._create(self.order())
                 continue
             try:
@@ -129,16 +132,23 @@ class Provisioning:
                     "Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
             return True
-        return instance.state == "stopped" and not may_start(instance, self.cloud.now())
+        if instance.state != "stopped" or may_start(instance, self.cloud.now()):
+            return False
+        if instance.id == self.created:
+            self.note(f"Instance {instance.id} stopped while it was waited for, and is of no use; a new one is needed.")
+            self._condemned.add(instance.id)
+            self.created = None
+        return True
 
     def _is_hopeless(self, instance: Instance) -> bool:
-        """Whether one that runs will never take requests: a failed or overdue boot, or a commit to its removal."""
+        """Whether one that runs will take no requests: silent, a failed or overdue boot, or committed to going."""
         status = self._status(instance.id)
-        if status is None:
-            return False
         until = instance.booting_until(self.cloud.now())
-        overdue = status["boot"]["phase"] != "ready" and until is not None and self.cloud.now() >= until
-        return overdue or failure(status) is not None or bool((status.get("fence") or {}).get("committed"))
+        overdue = until is not None and self.cloud.now() >= until
+        if status is None:
+            return overdue
+        late = overdue and status["boot"]["phase"] != "ready"
+        return late or failure(status) is not None or bool((status.get("fence") or {}).get("committed"))
 
     def _status(self, instance_id: str) -> dict[str, Any] | None:
         """What an instance says of itself; None where it says nothing, or cannot be asked."""
@@ -203,6 +213,10 @@ class Provisioning:
             self._announce(reference["id"])
         try:
             self.cloud.wait(operation, f"creating an instance in {self.cloud.zone}", 600.0)
+        except ApiError:
+            if self.created is None:
+                raise
+            # It is known and owned; whether it comes up shows in the list.
         except OperationFailed as error:
             left = self._by_nonce(draft.request)
             rest = (
@@ -270,10 +284,19 @@ class Provisioning:
         if seen.address is None:
             return None
         endpoint = self.connect(seen, header.key)
-        status = self._wait(seen, endpoint) if wait else None
-        if (wait and status is None) or not self._settled(seen, endpoint, status):
+        status = self._wait(seen, endpoint) if wait else self._status(seen.id)
+        broken = failure(status) if status else None
+        if broken:
+            self._not_ready(instance, broken)
+        if broken or (wait and status is None) or not self._settled(seen, endpoint, status):
             return None
-        return Found(self.cloud.get_instance(instance.id), header.key, status)
+        handed_out = self.cloud.get_instance(instance.id)
+        if not vouched(handed_out):
+            raise ExollamaError(
+                f"The labels of instance {instance.id} were changed while it was waited for: it is no longer owned, so "
+                "no reaper will remove it. Delete it in the portal, then run this again."
+            )
+        return Found(handed_out, header.key, status)
 
     def _wait(self, instance: Instance, endpoint: Endpoint) -> dict[str, Any] | None:
         """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
@@ -336,15 +359,15 @@ class Provisioning:
     def _not_ready(self, instance: Instance, error: BootFailed) -> None:
         """What follows from a boot that did not get ready."""
         self._condemned.add(instance.id)
-        if instance.id != self.created and error.phase == UNREACHABLE:
-            # Our own network may be the reason, and a second instance would cost without being reachable either.
-            raise Unreachable(
-                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here: {error}\n"
-                "Check the network and the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; "
-                "then run this again."
-            )
         if instance.id != self.created:
             self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
+            if error.phase == UNREACHABLE:
+                # Our own network may be the reason, and a new instance would cost without being reachable either: so
+                # this is an error, unless there is another one that can be reached.
+                self._unreachable = Unreachable(
+                    f"Instance {instance.id} runs, but its port 11435 cannot be reached from here. Check the network and "
+                    "the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; then run this again."
+                )
             return
         rest = f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
         if not self.keep_failed:
@@ -360,8 +383,12 @@ class Provisioning:
         """Destroy one that this run made; what became of it, in words. It is owned, so whatever fails, it will go."""
         try:
             seen = self.cloud.get_instance(instance_id)
-            if vouched(seen):
-                destroy(self.cloud, seen)
+            if not vouched(seen):
+                return (
+                    f"Instance {instance_id} was left alone, since its labels and user-data no longer agree; it may "
+                    "still run and cost. Delete it in the portal."
+                )
+            destroy(self.cloud, seen)
         except NotFound:
             pass
         except ExollamaError as error:

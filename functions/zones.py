@@ -41,7 +41,9 @@ def survey(
 ) -> list[Zone]:
     """Look at EXOSCALE_ZONES, or every zone there is. Raises ExollamaError where not even the zones can be listed."""
     home = Cloud(settings, settings.zone, send, clock=clock, sleep=sleep)
-    names = settings.zones or tuple(home.list_zones())
+    # An endpoint without {zone} is one zone, whatever its list of zones says.
+    one_zone = "{zone}" not in settings.endpoint
+    names = (settings.zone,) if one_zone else settings.zones or tuple(home.list_zones())
     if not names:
         raise ExollamaError(f"{home.base}/zone lists no zone, so nothing was looked at. Set EXOSCALE_ZONES.")
 

@@ -177,6 +177,9 @@ class World:
         self._enter("list_instances", None)
         return [self._seen(m, whole=False) for m in self.machines.values() if self.elapsed_s >= m.listed_at]
 
+    def list_known_zone(self) -> list[Instance]:
+        return self.list_instances()
+
     def get_instance(self, instance_id: str) -> Instance:
         self._enter("get_instance", instance_id)
         return self._seen(self._machine("get_instance", instance_id), whole=True)

@@ -48,7 +48,7 @@ class Ollama(Agent):
         self.left = list(answer)
         yield self
 
-    def readline(self) -> bytes:
+    def readline(self, _limit: int) -> bytes:
         if not self.left:
             return b""
         line = self.left.pop(0)

@@ -161,7 +161,7 @@ class Agent:
     @contextmanager
     def request(self, method: str, path: str, payload: object, **_: object) -> Iterator[Any]:
         self.zones.calls.append((method, path, payload))
-        yield SimpleNamespace(read=lambda: b"{}", readline=lambda: b'{"status": "success"}\n')
+        yield SimpleNamespace(read=lambda: b"{}", readline=lambda _limit: b'{"status": "success"}\n')
 
 
 def instance(**changes: Any) -> dict[str, Any]:

@@ -317,7 +317,7 @@ def test_another_model_is_pulled_onto_an_existing_instance_and_other_differences
     result = provision.run(settings(model="qwen3:4b", idle_s=60), note=notes.append, **zones.injected)
     assert result["model"] == "qwen3:4b"
     assert zones.calls[-1] == ("POST", "/api/pull", {"model": "qwen3:4b", "stream": True})
-    assert "EXOSCALE_IDLE_TIMEOUT (its own is 1800, set is 60)" in notes[-1]
+    assert "EXOSCALE_IDLE_TIMEOUT (its own: 1800, set: 60)" in notes[-1]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def user(cloud: Simulator) -> User:
     return User(cloud)
 
 
+@pytest.fixture
+def here(cloud: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
+    """The user of the same cloud, inside this process."""
+    return Clerk(cloud, monkeypatch, nap_s=0.03)
+
+
 @pytest.fixture(scope="module")
 def module_records() -> Iterator[Simulator]:
     with Simulator(operation_s=0.01, start_s=0.0, machines=False) as simulator:
@@ -59,6 +65,7 @@ def records(module_records: Simulator) -> Iterator[Simulator]:
         for seen in module_records.instances(zone.name):
             module_records.remove(seen.id)
         zone.groups = dict(list(zone.groups.items())[:1])
+        zone.operations.clear()
     yield module_records
     assert module_records.violations == []
 
@@ -66,7 +73,7 @@ def records(module_records: Simulator) -> Iterator[Simulator]:
 @pytest.fixture
 def clerk(records: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
     """The user of the cloud of records."""
-    return Clerk(records, monkeypatch)
+    return Clerk(records, monkeypatch, nap_s=0.002)
 
 
 def _clear(simulator: Simulator, options: Options) -> None:

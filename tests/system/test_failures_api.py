@@ -2,6 +2,8 @@
 
 import re
 import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -19,12 +21,12 @@ VERBS = {
 }
 
 
-def provisions(clerk: Clerk, **env: str | None) -> Done:
+def provisions(clerk: Clerk, **env: Any) -> Done:
     return clerk.run("provision", "--no-wait", **env)
 
 
 def heals(clerk: Clerk, left: int = 0) -> Seen:
-    """A second run, with nothing in its way any more, ends well; `left` instances are there beside the one it hands out."""
+    """A second run, with nothing in its way any more, ends well; `left` others are there beside its instance."""
     clerk.simulator.clear_faults()
     id_ = clerk.run("provision", "--no-wait", "--json").ended(0).json["id"]
     assert len(clerk.simulator.instances()) == left + 1
@@ -195,6 +197,8 @@ def test_a_security_group_that_was_half_made_is_healed_by_the_next_run(
     records.fault(operation, kind, times=ALWAYS if operation.startswith("list") else 1)
     provisions(clerk).ended(1, "security" if "op" in kind else "security-group")
     assert records.instances() == []
+    operations = records.zones["ch-gva-2"].operations
+    records.wait(lambda: all(one.state != "pending" for one in operations.values()), "what was lost is done")
     heals(clerk)
     _, *ours = records.zones["ch-gva-2"].groups.values()
     assert len(ours) == 1
@@ -220,7 +224,9 @@ def test_a_create_whose_answer_is_lost_or_of_no_use_makes_exactly_one_instance(
 
 
 @pytest.mark.parametrize("kind", ["500", "503", "html"])
-def test_a_create_that_meets_a_server_error_is_not_repeated_blindly(records: Simulator, clerk: Clerk, kind: str) -> None:
+def test_a_create_that_meets_a_server_error_is_not_repeated_blindly(
+    records: Simulator, clerk: Clerk, kind: str
+) -> None:
     records.fault("create-instance", kind)
     provisions(clerk).ended(1, "POST /instance", "502" if kind == "html" else kind)
     assert len(records.called("create-instance")) == 1
@@ -240,7 +246,7 @@ def test_a_create_that_meets_a_server_error_is_not_repeated_blindly(records: Sim
     ],
 )
 def test_a_create_operation_that_does_not_end_well_is_told_and_leaves_nothing(
-    records: Simulator, clerk: Clerk, kind: str, options: dict[str, str | None], words: str
+    records: Simulator, clerk: Clerk, kind: str, options: dict[str, Any], words: str
 ) -> None:
     records.fault("create-instance", kind, **options)
     provisions(clerk).ended(
@@ -262,9 +268,7 @@ def test_a_failed_create_operation_may_leave_an_instance_which_the_reaper_remove
     assert left.id not in [seen.id for seen in records.instances()]
 
 
-def test_an_instance_that_comes_up_in_state_error_is_told_replaced_and_reaped(
-    records: Simulator, clerk: Clerk
-) -> None:
+def test_an_instance_that_comes_up_in_state_error_is_told_replaced_and_reaped(records: Simulator, clerk: Clerk) -> None:
     records.fault("create-instance", "instance-error")
     done = clerk.run("provision")
     [broken] = records.instances()
@@ -277,7 +281,32 @@ def test_an_instance_that_comes_up_in_state_error_is_told_replaced_and_reaped(
     assert [seen.state for seen in records.instances()] == ["running"]
 
 
-# -- deleting
+# -- starting, stopping, deleting
+
+
+@pytest.mark.parametrize(("kind", "code"), [("lost", 0), ("no-reference", 0), ("op-failure", 1), ("reset", 1)])
+def test_a_start_that_does_not_end_well_is_told_and_done_by_the_next_run(
+    records: Simulator, clerk: Clerk, kind: str, code: int
+) -> None:
+    now = f"t{datetime.now(UTC):%Y%m%dT%H%M%S}Z"
+    seen = plant(records, state="stopped", exollama_action="stop", exollama_activity=now)
+    records.fault("start-instance", kind)
+    provisions(clerk).ended(code, f"Instance {seen.id} cannot be started" if code else "Starting the stopped instance")
+    assert heals(clerk).id == seen.id
+    assert "create-instance" not in changes(records)
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [("lost", "stopped"), ("500", "stopped"), ("op-failure", "failed")])
+def test_a_stop_that_does_not_end_well_is_reported_and_done_by_the_next_pass(
+    records: Simulator, clerk: Clerk, kind: str, outcome: str
+) -> None:
+    seen = plant(records, exollama_action="stop")
+    records.fault("stop-instance", kind)
+    done = clerk.run("reap").ended(1 if outcome == "failed" else 0)
+    assert done.out.startswith(f"{outcome:<9} ch-gva-2 exollama {seen.id}")
+    clerk.run("reap")
+    assert len(records.called("stop-instance")) == (1 if kind == "lost" else 2)
+    assert "delete-instance" not in changes(records) or records.instances() == []
 
 
 @pytest.mark.parametrize("kind", ["lost", "reset", "500", "429", "garbage"])
@@ -287,7 +316,7 @@ def test_a_delete_whose_answer_is_lost_is_looked_up_before_it_is_repeated(
     plant(records, state="error")
     records.fault("delete-instance", kind)
     assert clerk.run("reap").ended(0).out.startswith("destroyed")
-    assert records.instances() == []
+    records.wait(lambda: records.instances() == [], "gone")
     deletes = [call.fault for call in records.called("delete-instance")]
     assert deletes == ([kind] if kind in ("lost", "garbage") else [kind, None])
 
@@ -311,7 +340,7 @@ def test_a_delete_that_is_refused_or_fails_is_reported_and_done_by_the_next_pass
     assert len(records.called("delete-instance")) == 1
     assert [one.id for one in records.instances()] == [seen.id]
     clerk.run("reap").ended(0)
-    assert records.instances() == []
+    records.wait(lambda: records.instances() == [], "gone")
 
 
 def test_a_zone_that_fails_keeps_no_other_from_being_reaped(records: Simulator, clerk: Clerk) -> None:
@@ -323,7 +352,7 @@ def test_a_zone_that_fails_keeps_no_other_from_being_reaped(records: Simulator, 
     assert [seen.id for seen in records.instances()] == [there.id]
     records.clear_faults()
     clerk.run("reap").ended(0)
-    assert records.instances() == []
+    records.wait(lambda: records.instances() == [], "gone")
 
 
 # -- bursts, long waits, nonsense

@@ -47,6 +47,7 @@ def test_the_first_prompt_brings_an_instance_up_and_says_what_it_costs(empty: Si
 def test_provision_is_idempotent_under_each_of_its_names(cloud: Simulator, user: User, up: Seen) -> None:
     for module, arguments in (("client", ["provision"]), ("client", ["start"]), ("functions.provision", [])):
         done = user.run(*arguments, "--json", module=module).ended(0)
+        assert "Creating" not in done.err
         assert done.json | {"created": "", "deadline": ""} == {
             "id": up.id,
             "name": "exollama",
@@ -59,7 +60,6 @@ def test_provision_is_idempotent_under_each_of_its_names(cloud: Simulator, user:
             "deadline": "",
             "key": "***",
         }
-    assert "Creating" not in done.err
     assert changes(cloud) == []
     assert user.run("provision").out == f"{up.url}  granite3.1-dense:8b  {up.id} in ch-gva-2, ready\n"
 

@@ -72,7 +72,7 @@ def test_a_text_is_read_again_or_refused_for_its_length(value: str) -> None:
     written = labels.text(value)
     assert len(written) == length
     assert ALLOWED.fullmatch(written)
-    assert labels.read_text(written) == value
+    assert labels.read_text(written) == (value if value.isprintable() else None)  # nothing that a terminal obeys
 
 
 @given(almost | st.none(), st.sampled_from(READERS))

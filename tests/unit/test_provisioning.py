@@ -55,8 +55,20 @@ def test_a_booting_instance_is_waited_for() -> None:
 def test_without_waiting_a_found_instance_is_returned_at_once() -> None:
     world = World(a_day_old(ready_at=120.0))
     found = Run(world)(wait=False)
-    assert (found.instance.id, found.status) == ("a", None)
+    assert found.instance.id == "a"
+    assert found.status and found.status["boot"]["phase"] == "model"
     assert world.elapsed_s == 0
+
+
+def test_without_waiting_an_instance_whose_boot_failed_is_not_handed_out() -> None:
+    world = World(a_day_old(failed="docker"))
+    assert Run(world)(wait=False).instance.id != "a"
+
+
+def test_without_waiting_an_instance_that_is_committed_to_going_is_not_handed_out() -> None:
+    world = World(a_day_old(fence={"committed": True, "lease_s": 0.0}))
+    assert Run(world)(wait=False).instance.id != "a"
+    assert world.elapsed_s < 60
 
 
 def test_an_instance_of_another_name_is_not_ours_to_take() -> None:
