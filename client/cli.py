@@ -6,6 +6,7 @@ that runs (`client.verbs`), and the functions (with urllib3) by the verbs that n
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -140,6 +141,8 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
     """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model answers in any script, a terminal shows what it can
     try:
         code = _dispatch(words, prog, verb)
         sys.stdout.flush()

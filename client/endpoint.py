@@ -2,7 +2,7 @@
 
 The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
 /.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
-also holds our key (kubeadm finds its CA so). From then on its fingerprint is pinned, and another has to be proved again.
+also holds our key (kubeadm finds its CA so). From then on its fingerprint is pinned; another has to be proved again.
 Neighbours:
 `cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, model and settings only.
 """

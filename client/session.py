@@ -83,6 +83,11 @@ class Session:
         endpoint = self.endpoint(instance)
         return instance, endpoint, endpoint.status()
 
+    def find(self) -> Instance | None:
+        """The oldest running instance of our name in the zone, or None."""
+        live = owned_live(self.api.list_known_zone(), self.settings.name)
+        return next((i for i in live if i.state == "running" and i.address), None)
+
     def endpoint(self, instance: Instance) -> Endpoint:
         """The endpoint of an instance, with the key of its user-data or, where that is denied, EXOSCALE_OLLAMA_KEY."""
         return Endpoint.of(instance, self.key(instance))
@@ -116,6 +121,15 @@ class Session:
             self._note("EXOSCALE_OLLAMA_KEY differs from the key of the running instance; the instance's own is used.")
         return header.key
 
+    def record(self, instance: Instance) -> None:
+        """Record activity in its label where that is due; a failed write is logged and fails nothing."""
+        if not activity.due(instance, self.api.now()):
+            return
+        try:
+            activity.record(self.api, instance.id)
+        except ExollamaError as error:
+            log.warning("activity not recorded: %s", error)
+
     @contextmanager
     def active(self, instance: Instance) -> Iterator[None]:
         """Record activity before, each quarter of the idle timeout during, and after; a failed write fails nothing."""
@@ -123,9 +137,9 @@ class Session:
 
         def beat() -> None:
             while not over.wait(activity.quarter_s(instance)):
-                self._record(instance)
+                self.record(instance)
 
-        self._record(instance)
+        self.record(instance)
         thread = threading.Thread(target=beat, name="exollama-heartbeat", daemon=True)
         thread.start()
         try:
@@ -133,7 +147,7 @@ class Session:
         finally:
             over.set()
             thread.join(timeout=5)
-            self._record(instance)
+            self.record(instance)
 
     def generate(self, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
         """Run POST /api/generate and return Ollama's last object, its `response` the whole text.
@@ -159,19 +173,6 @@ class Session:
         raise Draining(f"No instance took the request in {_TRIES} tries. Run this again in a few minutes.")
 
     # -- inside
-
-    def _record(self, instance: Instance) -> None:
-        if not activity.due(instance, self.api.now()):
-            return
-        try:
-            activity.record(self.api, instance.id)
-        except ExollamaError as error:
-            log.warning("activity not recorded: %s", error)
-
-    def find(self) -> Instance | None:
-        """The oldest running instance of our name in the zone, or None."""
-        live = owned_live(self.api.list_known_zone(), self.settings.name)
-        return next((i for i in live if i.state == "running" and i.address), None)
 
     def _by_id(self, instance_id: str) -> Instance:
         listed = next((i for i in self.api.list_instances() if i.id == instance_id), None)

@@ -59,7 +59,7 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
     else:
         print()
     if session.used:
-        terminal.note(goes(session.used, session.api))
+        terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
     return 0
 
 
@@ -122,6 +122,17 @@ def _format(value: str) -> Any:
     return schema
 
 
+def ends(instance: Instance, api: Api) -> str | None:
+    """That its deadline is less than a day away, or None."""
+    deadline = instance.policy.deadline
+    if deadline is None or deadline - api.now() > timedelta(days=1):
+        return None
+    return (
+        f"{instance.zone} {instance.id} reaches the end of its lifetime at {deadline:%Y-%m-%d %H:%M} UTC: it goes then, "
+        "once quiet, and the next use makes a fresh one."
+    )
+
+
 def goes(instance: Instance, api: Api) -> str:
     """When an instance goes if nobody uses it again, and who will see to it."""
     idle = timedelta(seconds=instance.policy.idle_s)
@@ -132,8 +143,9 @@ def goes(instance: Instance, api: Api) -> str:
         else f"{instance.policy.idle_s} seconds"
     )
     off = now + idle + timedelta(minutes=15)
+    verb = "is stopped" if instance.policy.action == "stop" else "goes"
     return (
-        f"{instance.zone} {instance.id} goes {left} after its last use, from {now + idle:%H:%M} UTC on, when a "
+        f"{instance.zone} {instance.id} {verb} {left} after its last use, from {now + idle:%H:%M} UTC on, when a "
         "reaper next looks "
         f"(exollama reap, from cron); with none it powers itself off at {off:%H:%M} UTC and then costs its disk "
         "until one does."
@@ -144,6 +156,8 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
     """Print URL, key and the path of the verified certificate of the running instance, for a shell or as JSON."""
     session = _session(settings, terminal, provision=False)
     instance, endpoint, _ = session.ready()
+    endpoint.touch()
+    session.record(instance)
     key = session.key(instance)
     assert endpoint.certificate
     path = _certificate_file(instance.id, endpoint.certificate)

@@ -29,6 +29,11 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = Settings.from_env(os.environ)
         return _VERBS[args.verb](args, settings, terminal)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        terminal.note(f"{error}. Nothing more can be read or written there; free it or choose another place.")
+        return 1
     except ExollamaError as error:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
             terminal.note(problem)
@@ -71,6 +76,9 @@ def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
 
     result = status.run(settings, probe=args.probe)
     print(json.dumps(result) if args.json else status.text(result))
+    for instance in result["instances"]:
+        if instance["deadline_s"] is not None and instance["deadline_s"] < 86400:
+            terminal.note(f"{instance['zone']} {instance['id']} reaches its deadline at {instance['deadline']}.")
     for problem in result["failed"]:
         terminal.note(problem)
     return 1 if result["failed"] else 0

@@ -365,8 +365,9 @@ class Provisioning:
                 # Our own network may be the reason, and a new instance would cost without being reachable either: so
                 # this is an error, unless there is another one that can be reached.
                 self._unreachable = Unreachable(
-                    f"Instance {instance.id} runs, but its port 11435 cannot be reached from here. Check the network and "
-                    "the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; then run this again."
+                    f"Instance {instance.id} runs, but its port 11435 cannot be reached from here. Check the network "
+                    "and the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; then run this "
+                    "again."
                 )
             return
         rest = f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."

@@ -32,7 +32,7 @@ def run(
 ) -> dict[str, Any]:
     """Return `{"zones", "instances": […], "failed": […]}`.
 
-    Each instance is `{id, name, zone, state, model, address, created, activity, deadline, age_s, idle_s, reap,
+    Each instance is `{id, name, zone, state, model, address, created, activity, deadline, deadline_s, age_s, idle_s, reap,
     said}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap` what a reaper
     decides from the labels, `said` the instance's own status or None. Raises ExollamaError where no zone could be
     looked at.
@@ -82,6 +82,7 @@ def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> 
         "created": instance.created and instance.created.isoformat(),
         "activity": activity and activity.isoformat(),
         "deadline": deadline and deadline.isoformat(),
+        "deadline_s": deadline and round((deadline - now).total_seconds()),
         "age_s": instance.created and round((now - instance.created).total_seconds()),
         "idle_s": idle_s and round(idle_s),
         "reap": {"decision": decision.verb.value, "reason": decision.reason},

@@ -141,6 +141,17 @@ class Clerk(User):
                 signal.signal(signal.SIGTERM, before)
         return Done(code, out.getvalue(), err.getvalue())
 
+    def provisions(self, **env: Any) -> Done:
+        """Run provision without waiting for the boot, which a record does not have."""
+        return self.run("provision", "--no-wait", **env)
+
+    def heals(self, left: int = 0) -> Seen:
+        """A second run, with nothing in its way any more, ends well; `left` others are there beside its instance."""
+        self.simulator.clear_faults()
+        id_ = self.run("provision", "--no-wait", "--json").ended(0).json["id"]
+        assert len(self.simulator.instances()) == left + 1
+        return self.simulator.instance(id_)
+
 
 class Running:
     """A verb that runs; its output is gathered as it comes."""
