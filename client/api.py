@@ -29,7 +29,7 @@ from client.errors import (
     Unanswered,
 )
 from client.model import Instance, printable
-from client.settings import DEFAULT_ZONE, ZONE_RE, Settings
+from client.settings import DEFAULT_ZONE, ZONE_RE, Secret, Settings
 from client.signature import VALIDITY_S, sign
 from client.transport import Disconnected, Request, Response, Send
 
@@ -39,6 +39,8 @@ ATTEMPTS: Final = 5
 RETRY_AFTER_CAP_S: Final = 30.0
 TIMEOUT_S: Final = 20.0
 MAX_SKEW_S: Final = 600.0
+Body = Mapping[str, Any] | Secret | None
+"""What is sent: an object, JSON that nobody is to see, or nothing."""
 _RETRIED_GET: Final = frozenset({429, 500, 502, 503, 504})
 
 
@@ -160,7 +162,7 @@ class Api:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Body = None,
         signed: bool = True,
     ) -> dict[str, Any]:
         """Make one call and return its JSON object.
@@ -168,14 +170,12 @@ class Api:
         Raises Unanswered, CredentialsRejected, Denied, NotFound, Conflict, ClockError, or ApiError for the rest.
         """
         url = self.base + path + (f"?{urlencode(query)}" if query else "")
-        payload = json.dumps(body).encode() if body is not None else b""
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
             if method != "GET":
                 self.check_clock()
-            headers = self._headers(method, url, payload, signed=signed)
             try:
-                response = self._send(Request(method, url, headers, payload, TIMEOUT_S))
+                response = self._send(self._request(method, url, body, signed=signed))
             except Disconnected as error:
                 log.info("%s %s: %s (attempt %d)", method, path, error, attempt + 1)
                 if last or (error.sent and method != "GET"):
@@ -190,16 +190,17 @@ class Api:
             self.sleep(_retry_after_s(response, backoff_s(attempt)))
         raise AssertionError("the last attempt returns or raises")
 
-    def _headers(self, method: str, url: str, payload: bytes, *, signed: bool) -> dict[str, str]:
-        """The headers of one attempt; on its own, so that the API secret is no local where an error is raised."""
+    def _request(self, method: str, url: str, body: Body, *, signed: bool) -> Request:
+        """One attempt, signed afresh; on its own, so that no secret is a local variable where an error is raised."""
+        payload = body.reveal() if isinstance(body, Secret) else "" if body is None else json.dumps(body)
         headers = {"Accept": "application/json", "User-Agent": "exollama"}
         if payload:
             headers["Content-Type"] = "application/json"
         if signed:
             key, secret = self._settings.api_key, self._settings.api_secret.reveal()
             expires = int(self._clock()) + VALIDITY_S
-            headers["Authorization"] = sign(key, secret, method, url, payload, expires=expires)
-        return headers
+            headers["Authorization"] = sign(key, secret, method, url, payload.encode(), expires=expires)
+        return Request(method, url, headers, payload.encode(), TIMEOUT_S)
 
     def _note_date(self, response: Response) -> None:
         try:

@@ -16,13 +16,19 @@ MAX_BODY = 64 << 20
 
 
 class Request(NamedTuple):
-    """One HTTP request, ready to be sent as it is; `timeout_s` bounds each wait on the socket."""
+    """One HTTP request, ready to be sent as it is; `timeout_s` bounds each wait on the socket.
+
+    A create call's body carries the endpoint's key, so neither it nor the headers show in a repr.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str]
     body: bytes
     timeout_s: float
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.url})"
 
 
 class Response(NamedTuple):
@@ -44,32 +50,41 @@ class Disconnected(Exception):
 Send = Callable[[Request], Response]
 
 
+def settled(outcome: Response | Disconnected) -> Response:
+    """Return or raise an outcome: out here, so that no frame that held a body with a key hangs on to the error."""
+    if isinstance(outcome, Disconnected):
+        raise outcome
+    return outcome
+
+
 def http_client_send(request: Request) -> Response:
     """Send one request over a connection of its own. Raises Disconnected."""
+    return settled(_outcome(request))
+
+
+def _outcome(request: Request) -> Response | Disconnected:
     parts = urlsplit(request.url)
-    port = parts.port
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
         context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(parts.hostname or "", port, timeout=request.timeout_s, context=context)
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=request.timeout_s, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.hostname or "", port, timeout=request.timeout_s)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=request.timeout_s)
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    sent = False
     try:
-        try:
-            connection.connect()
-        except OSError as error:
-            raise Disconnected(f"cannot connect to {parts.netloc}: {error}", sent=False) from error
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        try:
-            connection.request(request.method, target, body=request.body or None, headers=dict(request.headers))
-            answer = connection.getresponse()
-            body = answer.read(MAX_BODY + 1)
-        except (OSError, http.client.HTTPException) as error:
-            raise Disconnected(f"no answer from {parts.netloc}: {type(error).__name__} {error}", sent=True) from error
-        if answer.length:  # read(n) does not raise for a body that is cut short
-            raise Disconnected(f"the answer from {parts.netloc} was cut off", sent=True)
-        if len(body) > MAX_BODY:
-            raise Disconnected(f"the answer from {parts.netloc} is over {MAX_BODY >> 20} MiB", sent=True)
-        return Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, body)
+        connection.connect()
+        sent = True
+        connection.request(request.method, target, body=request.body or None, headers=dict(request.headers))
+        answer = connection.getresponse()
+        body = answer.read(MAX_BODY + 1)
+    except (OSError, http.client.HTTPException) as error:
+        what = "no answer from" if sent else "cannot connect to"
+        return Disconnected(f"{what} {parts.netloc}: {type(error).__name__} {error}", sent=sent)
     finally:
         connection.close()
+    if len(body) > MAX_BODY:
+        return Disconnected(f"the answer from {parts.netloc} is over {MAX_BODY >> 20} MiB", sent=True)
+    if answer.length:  # read(n) does not raise for a body that is cut short
+        return Disconnected(f"the answer from {parts.netloc} was cut off", sent=True)
+    return Response(answer.status, {k.lower(): v for k, v in answer.getheaders()}, body)

@@ -128,8 +128,8 @@ def ends(instance: Instance, api: Api) -> str | None:
     if deadline is None or deadline - api.now() > timedelta(days=1):
         return None
     return (
-        f"{instance.zone} {instance.id} reaches the end of its lifetime at {deadline:%Y-%m-%d %H:%M} UTC: it goes then, "
-        "once quiet, and the next use makes a fresh one."
+        f"{instance.zone} {instance.id} reaches the end of its lifetime at {deadline:%Y-%m-%d %H:%M} UTC: it goes "
+        "then, once quiet, and the next use makes a fresh one."
     )
 
 

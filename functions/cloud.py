@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from client.api import Api
+from client.settings import Secret
 
 Operation = Mapping[str, Any]
 
@@ -15,8 +16,8 @@ Operation = Mapping[str, Any]
 class Cloud(Api):
     """One zone of Exoscale, with everything that the functions do to it."""
 
-    def create_instance(self, body: Mapping[str, Any]) -> Operation:
-        """Ask for an instance; `reference.id` of the operation is its id, where it is there."""
+    def create_instance(self, body: Secret) -> Operation:
+        """Ask for an instance, with JSON that carries its key; `reference.id` of the operation is its id, if there."""
         return self.call("POST", "/instance", body=body)
 
     def delete_instance(self, instance_id: str) -> Operation:

@@ -5,6 +5,7 @@ Everything that can be refused is refused here, with what exists instead. Neighb
 """
 
 import hashlib
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -35,9 +36,9 @@ class Draft:
     zone: str
     hourly_cost: float | None
 
-    def call(self) -> dict[str, Any]:
-        """The body of the create call, whole; it carries the key."""
-        return {**self.body, "user-data": self.user_data.reveal()}
+    def call(self) -> Secret:
+        """The body of the create call, whole, as JSON; it carries the key."""
+        return Secret(json.dumps({**self.body, "user-data": self.user_data.reveal()}))
 
     def sentence(self) -> str:
         """What is being created, where, and about what an hour costs."""

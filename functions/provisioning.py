@@ -135,9 +135,12 @@ class Provisioning:
         if instance.state != "stopped" or may_start(instance, self.cloud.now()):
             return False
         if instance.id == self.created:
-            self.note(f"Instance {instance.id} stopped while it was waited for, and is of no use; a new one is needed.")
-            self._condemned.add(instance.id)
-            self.created = None
+            raise BootFailed(
+                f"Instance {instance.id} stopped before it was ready: its boot failed before it could say why, or "
+                "somebody stopped it. It is owned, and the reaper removes it. Run this again, with --keep-failed if it "
+                "happens again.",
+                phase=instance.state,
+            )
         return True
 
     def _is_hopeless(self, instance: Instance) -> bool:

@@ -3,7 +3,7 @@
 Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
 """
 
-from client.transport import MAX_BODY, Disconnected, Request, Response, Send
+from client.transport import MAX_BODY, Disconnected, Request, Response, Send, settled
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -15,7 +15,7 @@ def urllib3_send() -> Send:
 
     pool = urllib3.PoolManager(num_pools=16, maxsize=8)
 
-    def send(request: Request) -> Response:
+    def outcome(request: Request) -> Response | Disconnected:
         try:
             answer = pool.request(
                 request.method,
@@ -30,11 +30,11 @@ def urllib3_send() -> Send:
             body = answer.read(MAX_BODY + 1)
             answer.release_conn()
         except (ConnectTimeoutError, NewConnectionError) as error:
-            raise Disconnected(f"cannot connect: {error}", sent=False) from error
+            return Disconnected(f"cannot connect: {error}", sent=False)
         except (HTTPError, OSError) as error:
-            raise Disconnected(f"no answer: {type(error).__name__}: {error}", sent=True) from error
+            return Disconnected(f"no answer: {type(error).__name__}: {error}", sent=True)
         if len(body) > MAX_BODY:
-            raise Disconnected(f"the answer is over {MAX_BODY >> 20} MiB", sent=True)
+            return Disconnected(f"the answer is over {MAX_BODY >> 20} MiB", sent=True)
         return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, body)
 
-    return send
+    return lambda request: settled(outcome(request))

@@ -189,13 +189,14 @@ class World:
         self._machine("put_labels", instance_id).labels = dict(labels)
         self._leave("put_labels")
 
-    def create_instance(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def create_instance(self, body: Secret) -> Mapping[str, Any]:
         self._enter("create_instance", None)
-        header = read_header(body["user-data"])
+        sent = json.loads(body.reveal())
+        header = read_header(sent["user-data"])
         given: dict[str, Any] = {
             "id": f"new-{len(self.named('create_instance'))}",
             "created": self.now(),
-            "labels": dict(body["labels"]),
+            "labels": dict(sent["labels"]),
             "request": header and header.request,
         }
         made = Machine(**(given | self.new))

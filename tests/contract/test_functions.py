@@ -175,6 +175,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "created": "2026-11-23T12:00:00+00:00",
         "activity": "2026-11-24T07:00:00+00:00",
         "deadline": "2026-11-30T12:00:00+00:00",
+        "deadline_s": 518400,
         "age_s": 86400,
         "idle_s": 18000,
         "said": None,

@@ -40,11 +40,11 @@ def interrupt(run: Running, how: tuple[signal.Signals, int]) -> Done:
     return done
 
 
-def reaped(user: User, cloud: Simulator, id_: str) -> bool:
-    """Whether a reaper that comes after the idle timeout removes it."""
+def reap_idle_one(user: User, cloud: Simulator, id_: str) -> None:
+    """A reaper that comes after the idle timeout removes it."""
     let_pass(cloud, 3600)
-    user.run("reap").ended(0)
-    return id_ not in [seen.id for seen in cloud.instances()]
+    assert f"destroyed ch-gva-2 exollama {id_}: " in user.run("reap").ended(0).out
+    assert id_ not in [seen.id for seen in cloud.instances()]
 
 
 @pytest.mark.parametrize("how", SIGNALS.values(), ids=SIGNALS)
@@ -98,7 +98,7 @@ def test_however_often_a_provision_is_interrupted_while_it_boots_there_is_one_in
     assert here.run("provision", "--json").ended(0).json["id"] == seen.id
     assert changes(cloud).count("create-instance") == 1
     assert "delete-instance" not in changes(cloud)
-    assert reaped(here, cloud, seen.id)
+    reap_idle_one(here, cloud, seen.id)
 
 
 @pytest.mark.usefixtures("swept")
@@ -114,7 +114,7 @@ def test_an_interrupted_boot_that_nobody_waits_for_any_more_is_reaped_when_idle(
     [seen] = cloud.instances()
     assert seen.id in done.err  # the id is told before the waiting starts
     assert here.run("reap").ended(0).out.startswith("kept")
-    assert reaped(here, cloud, seen.id)
+    reap_idle_one(here, cloud, seen.id)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_after_an_interrupted_stream_the_instance_is_reaped_when_idle(
         done = interrupt(run, GENTLE["Ctrl-C"])
     assert done.out == ""
     cloud.wait(lambda: status(up)["in_flight"] == 0, "nothing in flight")
-    assert reaped(here, cloud, up.id)
+    reap_idle_one(here, cloud, up.id)
 
 
 @pytest.mark.parametrize("how", SIGNALS.values(), ids=SIGNALS)

@@ -324,7 +324,7 @@ def test_a_group_that_somebody_widened_by_hand_is_reported() -> None:
 def test_the_create_call_carries_everything_and_its_labels_and_user_data_agree() -> None:
     account = Account()
     order = account.draft(key=Secret(KEY), idle_s=600)
-    body = order.call()
+    body = json.loads(order.call().reveal())
     made = Instance.from_api(ZONE, {"id": "x", "labels": body["labels"], "user-data": body["user-data"]})
     header = made.header()
     assert header
@@ -345,9 +345,7 @@ def test_the_create_call_carries_everything_and_its_labels_and_user_data_agree()
 
 def test_each_draft_has_a_nonce_and_a_generated_key_of_its_own() -> None:
     account = Account()
-    headers = [
-        Instance(id="x", zone=ZONE, user_data=Secret(account.draft().call()["user-data"])).header() for _ in range(2)
-    ]
+    headers = [Instance(id="x", zone=ZONE, user_data=account.draft().user_data).header() for _ in range(2)]
     keys = {header.key.reveal() for header in headers if header}
     assert len(keys) == 2
     assert all(len(bytes.fromhex(key)) == 32 for key in keys)
@@ -357,7 +355,9 @@ def test_each_draft_has_a_nonce_and_a_generated_key_of_its_own() -> None:
 def test_the_key_is_in_the_user_data_only_and_the_user_data_in_no_repr() -> None:
     order = Account().draft(key=Secret(KEY))
     assert KEY not in repr(order.body)
-    assert order.call()["user-data"] not in repr(order)
+    assert order.user_data.reveal() not in repr(order)
+    assert order.user_data.reveal() in order.call().reveal()
+    assert order.user_data.reveal() not in repr(order.call())
     assert API_SECRET not in repr(order)
 
 

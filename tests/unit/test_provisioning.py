@@ -56,7 +56,8 @@ def test_without_waiting_a_found_instance_is_returned_at_once() -> None:
     world = World(a_day_old(ready_at=120.0))
     found = Run(world)(wait=False)
     assert found.instance.id == "a"
-    assert found.status and found.status["boot"]["phase"] == "model"
+    assert found.status
+    assert found.status["boot"]["phase"] == "model"
     assert world.elapsed_s == 0
 
 
