@@ -42,6 +42,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def simulator(session: nox.Session) -> None:
+    """Serve a simulated Exoscale zone and print what to paste into another terminal; Ctrl-C ends it."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.simulator", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; arguments after -- go to pytest."""
     install(session, "test")

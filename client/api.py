@@ -278,4 +278,4 @@ def _retry_after_s(response: Response, default_s: float) -> float:
 
 def _unanswered(error: Disconnected, attempts: int) -> str:
     tried = f" after {attempts} attempts" if attempts > 1 else ""
-    return f"{error}{tried}. Check the network and EXOSCALE_API_ENDPOINT."
+    return f"{error}{tried}. Check the network and EXOSCALE_ZONE, and EXOSCALE_API_ENDPOINT where it is set."

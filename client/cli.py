@@ -141,6 +141,8 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
     """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed (>&-): what is printed goes nowhere, as it was asked
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model answers in any script, a terminal shows what it can
     try:
@@ -150,6 +152,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str
     except BrokenPipeError:
         # Whoever read our output left, as `head` does; keep the interpreter from complaining while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk behind stdout, say
+        print(f"exollama: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _interrupted(130)
@@ -174,7 +179,7 @@ def _dispatch(words: list[str], prog: str, verb: str | None) -> int:
 
 
 def _no_verb(word: str, prog: str) -> int:
-    if word in ("-h", "--help"):
+    if word in ("-h", "--help", "help"):
         print(overview(prog), end="")
         return 0
     if word == "--version":
@@ -182,7 +187,9 @@ def _no_verb(word: str, prog: str) -> int:
 
         print(f"exollama {__version__}")
         return 0
-    if word:
+    if " " in word:
+        print(f'{prog}: that is no verb. Did you mean: {prog} generate "{word[:100]}"', file=sys.stderr)
+    elif word:
         print(f"{prog}: there is no verb {word[:100]!r}; `{prog} --help` lists them.", file=sys.stderr)
     else:
         print(overview(prog), end="", file=sys.stderr)

@@ -187,7 +187,7 @@ class Session:
         if instance is None:
             raise NoInstance(
                 f"There is no running instance named {self.settings.name} in {self.settings.zone}. "
-                "Run `exollama provision`, or leave --no-provision away."
+                "Run `exollama provision`."
             )
         endpoint = self.endpoint(instance)
         wait_ready(

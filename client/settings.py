@@ -110,9 +110,10 @@ class Settings:
         zones = reader.get("EXOSCALE_ZONES", _zones, None)
         endpoint = reader.get("EXOSCALE_API_ENDPOINT", _endpoint, DEFAULT_ENDPOINT)
         if zones and zone and zone not in zones:
+            default = "" if env.get("EXOSCALE_ZONE") else " (the default)"
             reader.problems.append(
-                f"EXOSCALE_ZONE is {zone}, which is not among EXOSCALE_ZONES ({','.join(zones)}): an instance made "
-                "there would never be looked at by the reaper. Add it to EXOSCALE_ZONES."
+                f"EXOSCALE_ZONE is {zone}{default}, which is not among EXOSCALE_ZONES ({','.join(zones)}): an instance "
+                "made there would never be looked at by the reaper. Add it to EXOSCALE_ZONES."
             )
         chosen = env.get("EXOSCALE_OLLAMA_MODEL", "").strip()
         if zones and len(zones) > 1 and "{zone}" not in endpoint:

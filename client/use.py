@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from client.api import Api
-from client.errors import SettingsError
+from client.errors import ExollamaError, SettingsError
 from client.model import Instance
 from client.session import Session, void
 from client.settings import Settings, model_name
@@ -92,7 +92,7 @@ def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
 
 def _prompt(value: str) -> str:
     if value == "-":
-        value = sys.stdin.buffer.read(MAX_PROMPT + 1).decode("utf-8", "replace")
+        value = sys.stdin.buffer.read(MAX_PROMPT + 1).decode("utf-8", "replace") if sys.stdin else ""
     if len(value.encode("utf-8", "replace")) > MAX_PROMPT:
         raise ValueError(f"over {MAX_PROMPT >> 20} MiB, more than any model reads. Shorten it.")
     if not value.strip():
@@ -145,10 +145,8 @@ def goes(instance: Instance, api: Api) -> str:
     off = now + idle + timedelta(minutes=15)
     verb = "is stopped" if instance.policy.action == "stop" else "goes"
     return (
-        f"{instance.zone} {instance.id} {verb} {left} after its last use, from {now + idle:%H:%M} UTC on, when a "
-        "reaper next looks "
-        f"(exollama reap, from cron); with none it powers itself off at {off:%H:%M} UTC and then costs its disk "
-        "until one does."
+        f"The instance {verb} {left} after its last use: from {now + idle:%H:%M} UTC on, by the next `exollama reap` "
+        f"(cron); without one it powers itself off at {off:%H:%M}."
     )
 
 
@@ -181,9 +179,14 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
 def _certificate_file(instance_id: str, certificate: bytes) -> Path:
     """Write a verified certificate (DER) as PEM where only this user can, and return the path."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exollama"
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = base / f"{Path(instance_id).name}.pem"
-    with tempfile.NamedTemporaryFile("w", dir=base, delete=False) as file:
-        file.write(ssl.DER_cert_to_PEM_cert(certificate))
-    Path(file.name).replace(path)
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=base, delete=False) as file:
+            file.write(ssl.DER_cert_to_PEM_cert(certificate))
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise ExollamaError(
+            f"The certificate cannot be written: {error}. Set XDG_CACHE_HOME to a folder where it can."
+        ) from None
     return path

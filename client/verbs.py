@@ -29,11 +29,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         settings = Settings.from_env(os.environ)
         return _VERBS[args.verb](args, settings, terminal)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        terminal.note(f"{error}. Nothing more can be read or written there; free it or choose another place.")
-        return 1
     except ExollamaError as error:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
             terminal.note(problem)
@@ -66,7 +61,8 @@ def _provision(args: argparse.Namespace, settings: Settings, terminal: Terminal)
             f"{result['url'] or 'no address yet'}  {result['model']}  {result['id']} in {result['zone']}, "
             f"{result['phase']}"
         )
-        terminal.note('Use it with: exollama generate "…", or for other programs: eval "$(exollama env)"')
+        if result["phase"] == "ready":
+            terminal.note('Use it with: exollama generate "…", or for other programs: eval "$(exollama env)"')
     return 0
 
 

@@ -77,7 +77,7 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
         return Decision(Verb.ASK, "its activity label cannot be used")
     if now < idle:
         return keep(f"used {_ago(now - (instance.activity(now) or now))} ago")
-    return Decision(Verb.ASK, f"idle by its label for {_ago(now - idle)}")
+    return Decision(Verb.ASK, f"by its label unused for {_ago(now - (instance.activity(now) or now))}: to be asked")
 
 
 def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decision:

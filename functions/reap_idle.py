@@ -16,7 +16,7 @@ from client.transport import Send
 from functions.cloud import Cloud
 from functions.protocol import Outcome, reap_one
 from functions.transport import urllib3_send
-from functions.zones import side_by_side, survey
+from functions.zones import nothing, side_by_side, survey
 
 AT_ONCE = 10
 """Instances that are asked or removed at the same time."""
@@ -45,7 +45,7 @@ def run(
     outcomes = side_by_side(reap, work, at_once=AT_ONCE)
     return {
         "dry_run": dry_run,
-        "zones": [zone.name for zone in zones],
+        "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": [
             {
                 "id": outcome.instance.id,
@@ -63,7 +63,7 @@ def run(
 def text(result: dict[str, Any]) -> str:
     """A result in words, one line per instance."""
     lines = [f"{i['outcome']:<9} {i['zone']} {i['name']} {i['id']}: {i['reason']}" for i in result["instances"]]
-    return "\n".join(lines) or f"No owned instance in {', '.join(result['zones'])}: nothing runs, nothing costs."
+    return "\n".join(lines) or nothing(result)
 
 
 if __name__ == "__main__":

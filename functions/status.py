@@ -17,7 +17,7 @@ from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
 from functions.transport import urllib3_send
-from functions.zones import WORKERS, side_by_side, survey
+from functions.zones import WORKERS, nothing, side_by_side, survey
 
 _COLUMNS = ("name", "zone", "state", "phase", "model", "age", "used", "reaper", "id")
 
@@ -46,7 +46,7 @@ def run(
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
     instances = side_by_side(describe, work, at_once=WORKERS)
     return {
-        "zones": [zone.name for zone in zones],
+        "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": instances,
         "failed": [zone.trouble for zone in zones if zone.trouble],
     }
@@ -93,7 +93,7 @@ def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> 
 def text(result: dict[str, Any]) -> str:
     """A result as a table."""
     if not result["instances"]:
-        return f"No owned instance in {', '.join(result['zones'])}: nothing runs, nothing costs."
+        return nothing(result)
     rows = [_COLUMNS] + [_row(instance) for instance in result["instances"]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     return "\n".join(

@@ -6,13 +6,13 @@ protocols.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from client.errors import ExollamaError
+from client.errors import ExollamaError, NotFound, Unanswered
 from client.model import Instance
-from client.settings import Settings
+from client.settings import DEFAULT_ZONE, Settings
 from client.transport import Send
 from functions.cloud import Cloud
 
@@ -32,6 +32,13 @@ class Zone:
     trouble: str | None
 
 
+def nothing(result: Mapping[str, Any]) -> str:
+    """What an empty result means, in words: that nothing runs is said only of zones that were looked at."""
+    if result["zones"]:
+        return f"No owned instance in {', '.join(result['zones'])}: nothing runs, nothing costs."
+    return "Nothing is known: no zone could be looked at."
+
+
 def survey(
     settings: Settings,
     send: Send,
@@ -43,7 +50,7 @@ def survey(
     home = Cloud(settings, settings.zone, send, clock=clock, sleep=sleep)
     # An endpoint without {zone} is one zone, whatever its list of zones says.
     one_zone = "{zone}" not in settings.endpoint
-    names = (settings.zone,) if one_zone else settings.zones or tuple(home.list_zones())
+    names = (settings.zone,) if one_zone else settings.zones or tuple(_all_zones(home))
     if not names:
         raise ExollamaError(f"{home.base}/zone lists no zone, so nothing was looked at. Set EXOSCALE_ZONES.")
 
@@ -57,6 +64,16 @@ def survey(
         return Zone(name, cloud, tuple(i for i in listed if i.owned), None)
 
     return side_by_side(look, names, at_once=WORKERS)
+
+
+def _all_zones(home: Cloud) -> list[str]:
+    """Every zone, from the one that is set or, where that does not answer as one, from the default."""
+    try:
+        return home.list_zones()
+    except (NotFound, Unanswered):
+        if home.zone == DEFAULT_ZONE:
+            raise
+        return home.beside(DEFAULT_ZONE).list_zones()
 
 
 def side_by_side(do: Callable[[T], R], items: Iterable[T], *, at_once: int) -> list[R]:

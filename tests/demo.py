@@ -56,6 +56,7 @@ class _Demo:
 
     def __init__(self, simulator: Simulator) -> None:
         self.problems: list[str] = []
+        self._simulator = simulator
         self._launch = [sys.executable, "-m", "tests.simulator.timeshift", str(simulator.offset_file), "-m"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXOSCALE_", "GARUDA_"))}
         self._env = {**clean, **simulator.env}
@@ -63,9 +64,21 @@ class _Demo:
     def run(self, title: str, module: str, *arguments: str) -> None:
         shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)
         _say(f"\n== {title}\n$ python -m {module} {shown}".rstrip())
-        done = subprocess.run([*self._launch, module, *arguments], cwd=ROOT, env=self._env, timeout=40, check=False)
-        if done.returncode:
-            self.problems.append(f"python -m {module} {shown} ended with {done.returncode}")
+        try:
+            done = subprocess.run([*self._launch, module, *arguments], cwd=ROOT, env=self._env, timeout=60, check=False)
+        except subprocess.TimeoutExpired:
+            self.problems.append(f"python -m {module} {shown} had not ended after 60 s; {self._logs()}")
+        else:
+            if done.returncode:
+                self.problems.append(f"python -m {module} {shown} ended with {done.returncode}")
+
+    def _logs(self) -> str:
+        """The ends of the logs of what runs on the instances, before they are removed."""
+        tails = []
+        for seen in self._simulator.instances():
+            logs = sorted((seen.root / "var/log").rglob("*.log")) if seen.root else []
+            tails += [f"{log.name}: {log.read_text(errors='replace')[-500:]}" for log in logs]
+        return "\n".join(["its logs end so:", *tails])
 
 
 def _say(text: str) -> None:

@@ -209,7 +209,7 @@ def test_the_table_of_status_has_a_row_per_instance_and_says_what_a_reaper_would
     assert row.split()[:5] == ["exollama", "ch-gva-2", "running", "-", "granite3.1-dense:8b"]
     assert "24 h 0 min" in row
     assert "5 h 0 min ago" in row
-    assert "idle by its label" in row
+    assert "by its label unused for" in row
     assert row.endswith(ID)
 
 

@@ -83,8 +83,9 @@ def _introduce(simulator: Simulator, idle_s: int) -> None:
     sys.stdout.flush()
     shift = shlex.join([sys.executable, "-m", "tests.simulator.timeshift", str(simulator.offset_file)])
     _note(
-        "\nThen try:  python -m client generate 'Why is the sky blue?'   python -m functions.status\n"
-        "           python -m functions.reap_idle --dry-run\n"
+        f"\nThen try:  {sys.executable} -m client generate 'Why is the sky blue?'\n"
+        f"           {sys.executable} -m functions.status\n"
+        f"           {sys.executable} -m functions.reap_idle --dry-run\n"
         f"To let time pass, type `advance 2m` here and run the next verb under the same clock:\n"
         f"  {shift} -m functions.reap_idle\n"
         "`help` lists what can be typed here; Ctrl-C ends everything."

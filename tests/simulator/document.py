@@ -36,7 +36,7 @@ def load() -> Document:
     """The document, read once per process."""
     spec = importlib.util.find_spec("exoscale")  # found, not imported: its import generates a class of 700 methods
     if spec is None or spec.origin is None:
-        raise RuntimeError("PyPI's 'exoscale' is needed for its OpenAPI document: pip install exoscale")
+        raise RuntimeError("PyPI's 'exoscale' is needed for its OpenAPI document. Run: nox -s simulator")
     return Document(json.loads(Path(spec.origin).with_name("openapi.json").read_text(encoding="utf-8")))
 
 

@@ -1,20 +1,25 @@
 """What cloud-init would do with a user-data: read it, write its files. The files are relocated below a root.
 
 Relocation is textual, in contents and target paths: five path prefixes, the address of Ollama, and the address that
-nginx listens on. Nothing else is changed. Imports nothing of the project.
+nginx listens on; and nginx's user where this machine has no such one. Nothing else is changed. Imports nothing of the project.
 """
 
 from __future__ import annotations
 
 import base64
 import gzip
+import os
+import pwd
 import re
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+WORKER = "www-data"
 PREFIXES = ("/etc/", "/opt/exollama", "/var/lib/exollama", "/var/log/exollama", "/run/exollama")
 _PATHS = re.compile(rf"(?<![\w.-])(?={'|'.join(PREFIXES)})")
 _LISTEN_6 = re.compile(r"^\s*listen \[::\]:11435\b.*;\n", re.MULTILINE)
@@ -91,7 +96,22 @@ def relocate(text: str, root: Path, address: str) -> str:
     """The text with its paths below `root` and its addresses at the instance's own."""
     text = _PATHS.sub(lambda _: str(root), text)
     text = text.replace("127.0.0.1:11434", f"{address}:11434")
+    if not _usable(WORKER):
+        text = text.replace(f"user {WORKER};", "user root;")
     return _LISTEN_6.sub("", text).replace("listen 11435", f"listen {address}:11435")
+
+
+@cache
+def _usable(user: str) -> bool:
+    """Whether nginx could hand its work to that user: not every distribution has it, nor every user namespace."""
+    if os.geteuid():
+        return True  # then nginx ignores the name
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            os.chown(file.name, pwd.getpwnam(user).pw_uid, -1)
+    except (LookupError, OSError):
+        return False
+    return True
 
 
 def place(path: str, root: Path) -> Path:

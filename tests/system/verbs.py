@@ -107,7 +107,8 @@ class User:
 
     def environment(self, **env: str | None) -> dict[str, str]:
         patience = {"EXOLLAMA_SIMULATED_PATIENCE_S": PATIENCE_S}
-        merged: dict[str, str | None] = {**os.environ, **self.env, **patience, **env}
+        buffered = {"PYTHONUNBUFFERED": None}  # a verb that forgets to flush has to be seen
+        merged: dict[str, str | None] = {**os.environ, **self.env, **patience, **buffered, **env}
         return {name: value for name, value in merged.items() if value is not None}
 
     def settings(self, **env: str) -> Settings:

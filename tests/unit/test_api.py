@@ -148,7 +148,7 @@ def test_a_lost_connection_is_tried_again_only_where_nothing_can_have_been_done(
     method: str, sent: bool, attempts: int
 ) -> None:
     rig = Rig(lost(sent=sent))
-    with pytest.raises(Unanswered, match="Check the network and EXOSCALE_API_ENDPOINT") as failure:
+    with pytest.raises(Unanswered, match="Check the network and EXOSCALE_ZONE, and EXOSCALE_API_ENDPOINT") as failure:
         rig.api.call(method, "/x")
     assert (failure.value.sent, failure.value.status) == (sent, 0)
     assert len(rig.script.requests) == attempts

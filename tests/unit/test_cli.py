@@ -317,12 +317,12 @@ def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("idle", "words"),
-    [("s1800", "about 30 minutes after its last use, from 12:30 UTC on"), ("s60", "60 seconds after its last use")],
+    [("s1800", "about 30 minutes after its last use: from 12:30 UTC on"), ("s60", "60 seconds after its last use")],
 )
 def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: str) -> None:
     said = use.goes(instance(labels=label_map(idle=idle)), cast("Api", World()))
     assert words in said
-    assert "exollama reap, from cron" in said
+    assert "by the next `exollama reap` (cron)" in said
     assert "powers itself off at" in said
 
 
