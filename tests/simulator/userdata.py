@@ -1,7 +1,8 @@
 """What cloud-init would do with a user-data: read it, write its files. The files are relocated below a root.
 
 Relocation is textual, in contents and target paths: five path prefixes, the address of Ollama, and the address that
-nginx listens on; and nginx's user where this machine has no such one. Nothing else is changed. Imports nothing of the project.
+nginx listens on; and nginx's user where this machine has no such one. Nothing else is changed. Imports nothing of the
+project.
 """
 
 from __future__ import annotations
