@@ -19,11 +19,11 @@ from client.errors import (
     ExollamaError,
     NotFound,
     OperationFailed,
-    Unanswered,
     Unreachable,
 )
 from client.model import Instance, owned_live
 from client.settings import Secret
+from functions.creating import create
 from functions.plan import Draft
 from functions.policy import may_start
 from functions.protocol import Cloud, Connect, Endpoint, destroy, vouched
@@ -33,7 +33,6 @@ Note = Callable[[str], None]
 ROUNDS: Final = 400
 """Looks at the list before giving up; they are seconds apart, and every long wait inside has a bound of its own."""
 PAUSE_S: Final = 2.0
-LOOKUPS: Final = 5
 CREATES: Final = 3
 
 
@@ -193,64 +192,13 @@ class Provisioning:
                 f"{CREATES} instances were asked for in this run and none came of it. Look at `exollama status` "
                 "before running this again."
             )
-        self.note(draft.sentence())
-        self.progress("creating", None, 0.0)
-        try:
-            operation = self.cloud.create_instance(draft.call())
-        except ApiError as error:
-            # Lost, garbled or broken off: the deed may have been done all the same.
-            maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500 or error.status == 200
-            if not maybe:
-                raise _explained(error) from error
-            self.progress("looking for what the lost answer created", None, 0.0)
-            found = self._by_nonce(draft.request)
-            if found:
-                self._announce(found)
-            elif isinstance(error, Unanswered):
-                self.note("The create call's answer was lost and nothing came of it; trying again.")
-            else:
-                raise
-            return
-        reference = operation.get("reference")
-        if isinstance(reference, dict) and isinstance(reference.get("id"), str):
-            self._announce(reference["id"])
-        try:
-            self.cloud.wait(operation, f"creating an instance in {self.cloud.zone}", 600.0)
-        except ApiError:
-            if self.created is None:
-                raise
-            # It is known and owned; whether it comes up shows in the list.
-        except OperationFailed as error:
-            left = self._by_nonce(draft.request)
-            rest = (
-                f" It left instance {left}, which is owned and will be removed by the reaper."
-                if left
-                else " Nothing was left behind."
-            )
-            raise ExollamaError(f"{error}{rest} Run this again; if it goes on, try another type or zone.") from error
-        if self.created is None:
-            found = self._by_nonce(draft.request)
-            if found is None:
-                raise ExollamaError(
-                    "The instance was created, but is not listed. Run this again: it is owned, and will be found."
-                )
-            self._announce(found)
+        create(self.cloud, draft, note=self.note, progress=self.progress, announce=self._announce)
 
     def _announce(self, instance_id: str) -> None:
         self.created = instance_id
         self.note(
             f"Instance {instance_id} is being created. Whatever happens now, it is owned and goes once nobody uses it."
         )
-
-    def _by_nonce(self, request: str) -> str | None:
-        """The id of the instance that a create call made, looked for a few times since lists may lag."""
-        for attempt in range(LOOKUPS):
-            if attempt:
-                self.cloud.sleep(2.0 ** (attempt - 1))
-            for instance in self.cloud.list_instances():
-                if instance.owned and instance.request == request:
-                    return instance.id
-        return None
 
     def _start(self, instance: Instance) -> None:
         """Start a stopped instance; activity is written first, so that no reaper takes it for a leftover meanwhile."""
@@ -277,7 +225,7 @@ class Provisioning:
 
     def _use(self, instance: Instance, *, wait: bool) -> Found | None:
         """Wait until it is ready, touch it and record activity; None where the list has to be looked at again."""
-        seen = self._with_address(instance) if wait else self.cloud.get_instance(instance.id)
+        seen = self.cloud.get_instance(instance.id)
         header = seen.header()
         if header is None or not vouched(seen):
             self._disown(instance)
@@ -285,6 +233,7 @@ class Provisioning:
         if not wait and instance.id == self.created:
             return Found(seen, header.key, None)
         if seen.address is None:
+            self._pause("waiting for its address")
             return None
         endpoint = self.connect(seen, header.key)
         status = self._wait(seen, endpoint) if wait else self._status(seen.id)
@@ -338,13 +287,6 @@ class Provisioning:
         except (ApiError, OperationFailed) as error:
             self.note(f"Warning: the activity label was not written ({error}). The instance itself knows of its use.")
         return instance.id != self.created or self._oldest_usable() in (None, instance.id)
-
-    def _with_address(self, instance: Instance) -> Instance:
-        seen = self.cloud.get_instance(instance.id)
-        if seen.address is None and seen.state in ("starting", "running"):
-            self._pause("waiting for its address")
-            seen = self.cloud.get_instance(instance.id)
-        return seen
 
     def _look(self, instance: Instance) -> None:
         """While a boot is waited for: raise where the instance is gone or broken, or an older one turned up."""
@@ -402,13 +344,3 @@ class Provisioning:
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)
         self.cloud.sleep(PAUSE_S)
-
-
-def _explained(error: ApiError) -> ExollamaError:
-    """A refused create call, with what usually is behind it."""
-    if error.status == 409 and "quota" in error.message.lower():
-        return ExollamaError(
-            f"{error} The account's quota is used up: remove instances, or ask Exoscale's support for more. "
-            "Quotas of GPU types start at 0. Nothing was created."
-        )
-    return error
