@@ -1,7 +1,7 @@
 """One create call, whose answer may be lost: what it made is looked up by its nonce before anything is repeated.
 
-Neighbours: `functions.plan` drafts the call, `functions.provisioning` decides that one is needed. Like both, no clock or
-socket of its own.
+Neighbours: `functions.plan` drafts the call, `functions.provisioning` decides that one is needed. Like that, without a
+clock or socket of its own.
 """
 
 from collections.abc import Callable
@@ -52,14 +52,14 @@ def create(
         # It is known and owned; whether it comes up shows in the list.
     except OperationFailed as error:
         left = _by_nonce(cloud, draft.request)
-        rest = f"It left instance {left}, owned and so removed by the reaper." if left else "Nothing was left behind."
+        rest = "Nothing was left behind."
+        if left:
+            rest = f"It left instance {left}, which is owned and will be removed by the reaper."
         raise ExollamaError(f"{error} {rest} Run this again; if it goes on, try another type or zone.") from error
     if not known:
         found = _by_nonce(cloud, draft.request)
         if found is None:
-            raise ExollamaError(
-                "The instance was created, but is not listed. Run this again: it is owned and is found."
-            )
+            raise ExollamaError("The instance was created, but is not listed. Run this again: it is owned, and found.")
         announce(found)
 
 
