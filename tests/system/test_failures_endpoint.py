@@ -18,7 +18,7 @@ import pytest
 
 from client.labels import read_time
 from tests.simulator import ALWAYS, Seen, Simulator
-from tests.simulator.driver import ask, status
+from tests.simulator.driver import ask
 from tests.system.verbs import ROOT, Clerk, User, changes, let_pass, plant
 
 KEY = "planted-0123456789-endpoint-key-ABCDEF"
@@ -307,7 +307,6 @@ def test_an_instance_whose_ownership_was_taken_away_is_never_touched(cloud: Simu
     assert "No owned instance" in here.run("status").ended(0).out
     here.run("generate", "--no-provision", "why?").ended(3, "no running instance")
     let_pass(cloud, 86400 * 30)
-    status(up)
     assert "No owned instance" in here.run("reap").ended(0).out
     assert changes(cloud) == []
     assert cloud.instance(up.id).labels == labels
