@@ -30,7 +30,7 @@ _MAX_JSON: Final = 1 << 20
 
 
 class Endpoint:
-    """One instance's endpoint. Not thread-safe: it keeps one connection. `fingerprint` is None until it is verified."""
+    """One instance's endpoint. Not thread-safe: it keeps one connection. `fingerprint` is None until proved."""
 
     def __init__(self, address: str, key: Secret, *, port: int = PORT, timeout_s: float = TIMEOUT_S) -> None:
         self.address = address
@@ -60,13 +60,6 @@ class Endpoint:
             self._idle = None
 
     # -- the agent
-
-    def verify(self) -> str:
-        """Make sure of the certificate and return its SHA-256 fingerprint in hex. Raises Unreachable, Untrusted."""
-        if self._idle is None:
-            self._idle = self._connect()
-        assert self.fingerprint
-        return self.fingerprint
 
     def status(self) -> dict[str, Any]:
         """What the instance says of itself: idle_s, in_flight, requests, boot, fence, policy, versions.

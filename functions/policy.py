@@ -151,8 +151,13 @@ def _stopped(instance: Instance, now: datetime) -> Decision:
     return Decision(Verb.DESTROY, f"stopped for longer than its retention of {policy.retention_s} s")
 
 
-def _ago(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    if seconds < 120:
-        return f"{seconds} s"
-    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h {seconds % 3600 // 60} min"
+def _ago(past: timedelta) -> str:
+    return span(past.total_seconds())
+
+
+def span(seconds: float) -> str:
+    """A length of time in words: seconds below two minutes, minutes below two hours, then hours and minutes."""
+    whole = int(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -126,9 +126,8 @@ class Provisioning:
         if instance.state == "error":
             if instance.id == self.created:
                 raise ExollamaError(
-                    f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: "
-                    "exollama reap. "
-                    "Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
+                    f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: exollama "
+                    "reap. Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
             return True
         if instance.state != "stopped" or may_start(instance, self.cloud.now()):
@@ -150,7 +149,7 @@ class Provisioning:
         if status is None:
             return overdue
         late = overdue and status["boot"]["phase"] != "ready"
-        return late or failure(status) is not None or bool((status.get("fence") or {}).get("committed"))
+        return late or failure(status) is not None or _is_committed(status)
 
     def _status(self, instance_id: str) -> dict[str, Any] | None:
         """What an instance says of itself; None where it says nothing, or cannot be asked."""
@@ -272,7 +271,7 @@ class Provisioning:
 
         Without a status (nobody wants to wait) silence is no obstacle: it may be booting.
         """
-        if status and (status.get("fence") or {}).get("committed"):
+        if status and _is_committed(status):
             self.note(f"Instance {instance.id} is being removed; a new one is needed.")
             self._condemned.add(instance.id)
             return False
@@ -344,3 +343,8 @@ class Provisioning:
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)
         self.cloud.sleep(PAUSE_S)
+
+
+def _is_committed(status: dict[str, Any]) -> bool:
+    """Whether somebody has committed to the instance's removal, by what it says of its fence."""
+    return bool((status.get("fence") or {}).get("committed"))

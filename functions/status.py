@@ -110,20 +110,11 @@ def _row(instance: dict[str, Any]) -> tuple[str, ...]:
         instance["state"],
         phase,
         instance["model"] or "?",
-        _span(instance["age_s"]),
-        f"{_span(instance['idle_s'])} ago" if instance["idle_s"] is not None else "?",
+        "?" if instance["age_s"] is None else policy.span(instance["age_s"]),
+        "?" if instance["idle_s"] is None else f"{policy.span(instance['idle_s'])} ago",
         instance["reap"]["reason"],
         instance["id"],
     )
-
-
-def _span(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    whole = int(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 if __name__ == "__main__":
