@@ -53,7 +53,18 @@ VERBS: Mapping[str, _Verb] = {
     "status": _Verb(
         "show the owned instances of all zones",
         "--probe",
-        {"--probe": "ask each running instance itself, too (needs its port 11435)"},
+        {
+            "--probe": "ask each running instance itself, too (needs its port 11435)",
+            "--check": "print only what a reaper should have removed by now, and exit 1 where there is any",
+        },
+    ),
+    "stop": _Verb(
+        "end the instance now, unless requests are in flight",
+        "--json",
+        {
+            "--force": "end it all the same, and cut them",
+            "--keep-disk": "stop it instead of destroying it (made with EXOSCALE_REAP_ACTION=stop only)",
+        },
     ),
     "reap": _Verb(
         "remove instances that nobody uses; for cron",

@@ -17,7 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from client.errors import Draining, EndpointError, KeyRejected, OllamaError, StreamCut, Unreachable, Untrusted
+from client.errors import (
+    Draining,
+    EndpointError,
+    FenceRefused,
+    KeyRejected,
+    OllamaError,
+    StreamCut,
+    Unreachable,
+    Untrusted,
+)
 from client.labels import MAX_SECONDS
 from client.model import Instance, printable
 from client.settings import Secret
@@ -75,6 +84,8 @@ class Endpoint:
             and in_flight >= 0
             and isinstance(boot, dict)
             and isinstance(boot.get("phase"), str)
+            and isinstance(boot.get("log", []), list)
+            and isinstance(status.get("fence"), dict | None)
         )
         if not sane:
             raise Unreachable(f"{self.url} answers, but not with a status that can be read: {str(status)[:120]!r}.")
@@ -83,6 +94,21 @@ class Endpoint:
     def touch(self) -> None:
         """Count as activity. Raises Draining where the instance is fenced."""
         self._agent("POST", "/.exollama/touch", (204,))
+
+    def fence(self, owner: str) -> None:
+        """Take no new requests for a lease of 120 s. `owner`: 32 hex digits, fresh per attempt.
+
+        Raises FenceRefused where another's fence stands. Repeating it, as after a lost answer, changes nothing.
+        """
+        self._agent("PUT", f"/.exollama/fence/{owner}", (201,))
+
+    def commit(self, owner: str) -> None:
+        """Stay shut until this owner lifts the fence. Raises FenceRefused with the reason where it is in use."""
+        self._agent("POST", f"/.exollama/fence/{owner}/commit", (200,))
+
+    def unfence(self, owner: str) -> None:
+        """Take requests again, committed or not. Raises FenceRefused where another's fence stands."""
+        self._agent("DELETE", f"/.exollama/fence/{owner}", (204,))
 
     # -- Ollama
 
@@ -124,13 +150,15 @@ class Endpoint:
             answer, body = self._small(method, path)
         if answer.status in (502, 504):
             raise Unreachable(f"{self.url}: nginx is up, but the agent behind it is not (yet).")
+        if answer.status == 409:
+            raise FenceRefused(_words(body))
         if answer.status not in expected:
             self._refused(answer.status, answer.headers.get("X-Exollama"), body)
         if not body:
             return {}
         try:
             data = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             data = None
         if not isinstance(data, dict):
             raise Unreachable(f"{self.url}{path} answers, but not with JSON: {body[:80]!r}.")
@@ -170,11 +198,7 @@ class Endpoint:
         return {**headers, "Content-Type": "application/json"} if body else headers
 
     def _refused(self, status: int, mark: str | None, body: bytes) -> None:
-        try:
-            data = json.loads(body)
-            words = printable(data["error"])[:500]
-        except (ValueError, KeyError, TypeError):
-            words = printable(body[:200].decode("utf-8", "replace"))
+        words = _words(body)
         if status == 401:
             raise KeyRejected(
                 f"{self.url} refuses the key (401): it has another one. Unset EXOSCALE_OLLAMA_KEY to use the one in "
@@ -216,7 +240,7 @@ class Endpoint:
         try:
             proof = json.loads(body)
             nonce, mac = str(proof["nonce"]), str(proof["mac"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Unreachable(f"{self.url} answers the proof with something else: {body[:80]!r}.") from None
         message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode()
         expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest()
@@ -230,3 +254,11 @@ class Endpoint:
     def __del__(self) -> None:
         with suppress(Exception):
             self.close()
+
+
+def _words(body: bytes) -> str:
+    """What an error's body says, as one line."""
+    try:
+        return printable(json.loads(body)["error"])[:500]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return printable(body[:200].decode("utf-8", "replace"))

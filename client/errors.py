@@ -110,6 +110,10 @@ class Draining(EndpointError):
     """The instance is fenced: it takes no new requests because somebody is about to remove it."""
 
 
+class FenceRefused(EndpointError):
+    """The instance's fence is another's, or its commit was refused because somebody uses it; the message says which."""
+
+
 class OllamaError(EndpointError):
     """Ollama itself answered with an error; `status` is its HTTP status."""
 

@@ -35,6 +35,9 @@ log = logging.getLogger("exollama.session")
 Wake = Callable[[], Mapping[str, Any]]
 """Provisions, waits until ready and returns provision's result: `{"id", …}`."""
 
+Tidy = Callable[[list[Instance], str], Callable[[], None]]
+"""Starts to reap what is overdue of a list, but not that one; returns what waits for its end."""
+
 _TRIES = 4
 MAX_LINE = 16 << 20  # bytes
 _FENCE_PAUSE_S = 2.0
@@ -50,12 +53,17 @@ class Session:
         api: Api,
         *,
         wake: Wake | None = None,
+        tidy: Tidy | None = None,
         note: Callable[[str], None] = log.info,
         progress: Progress = silent,
     ) -> None:
         self.settings = settings
         self.api = api
         self._wake = wake
+        self._tidy = tidy
+        self._listed: list[Instance] = []
+        self.finish: Callable[[], None] = lambda: None
+        """Waits for the end of what was started beside `generate`."""
         self.used: Instance | None = None
         """The instance that answered last."""
         self._keys: dict[str, Secret] = {}
@@ -79,13 +87,15 @@ class Session:
         if self._wake is None:
             return self._wait_without_waking(instance)
         woken = self._wake()
+        self._listed = []  # provision has tidied up already
         instance = self._by_id(str(woken["id"]))
         endpoint = self.endpoint(instance)
         return instance, endpoint, endpoint.status()
 
     def find(self) -> Instance | None:
         """The oldest running instance of our name in the zone, or None."""
-        live = owned_live(self.api.list_known_zone(), self.settings.name)
+        self._listed = self.api.list_known_zone()
+        live = owned_live(self._listed, self.settings.name)
         return next((i for i in live if i.state == "running" and i.address), None)
 
     def endpoint(self, instance: Instance) -> Endpoint:
@@ -159,10 +169,13 @@ class Session:
             instance, endpoint, _status = self.ready()
             self.used = instance
             with self.active(instance):
+                if self._tidy and self._listed:
+                    self.finish, self._tidy = self._tidy(self._listed, instance.id), None
                 try:
                     return _stream(endpoint, payload, on_text)
-                except Draining:
-                    self._note("The instance is about to be removed; waiting for it, or for a fresh one.")
+                except (Draining, Unreachable) as error:
+                    log.info("%s", error)
+                    self._note("The instance is about to be removed, or gone; waiting for it, or for a fresh one.")
                     self.api.sleep(_FENCE_PAUSE_S)
                 except OllamaError as error:
                     model = str(payload["model"])

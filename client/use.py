@@ -37,7 +37,23 @@ def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Sess
 
         return provision.run(settings, note=terminal.note, progress=terminal.progress)
 
-    return Session(settings, api, wake=wake if provision else None, note=terminal.note, progress=terminal.progress)
+    def tidy(listed: list[Instance], spare: str) -> Callable[[], None]:
+        from client.verbs import has_urllib3
+
+        if not has_urllib3():
+            return lambda: None
+        from functions import reap_idle
+
+        return reap_idle.tidy(settings, listed, spare, note=terminal.note)
+
+    return Session(
+        settings,
+        api,
+        wake=wake if provision else None,
+        tidy=tidy,
+        note=terminal.note,
+        progress=terminal.progress,
+    )
 
 
 def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -58,6 +74,7 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
         print(answer["response"])
     else:
         print()
+    session.finish()
     if session.used:
         terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
     return 0

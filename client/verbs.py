@@ -1,7 +1,7 @@
 """The verbs of the command line: settings in, one result out, on stdout; everything else on stderr.
 
-Neighbours: `client.cli` parses and maps exit codes; `client.use` has the verbs that use an instance; provision, status
-and reap are `functions.*.run`. All are imported by the verb that runs, so that each costs only what it needs.
+Neighbours: `client.cli` parses and maps exit codes; `client.use` has the verbs that use an instance; provision, stop,
+status and reap are `functions.*.run`. All are imported by the verb that runs, so that each costs only what it needs.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from client.errors import ExollamaError, SettingsError
 from client.settings import Settings
@@ -37,9 +38,14 @@ def run(args: argparse.Namespace) -> int:
         terminal.clear()
 
 
+def has_urllib3() -> bool:
+    """Whether urllib3, which the functions need, is installed."""
+    return importlib.util.find_spec("urllib3") is not None
+
+
 def need_urllib3() -> None:
-    """Raise SettingsError where urllib3, which the functions need, is missing."""
-    if importlib.util.find_spec("urllib3") is None:
+    """Raise SettingsError where urllib3 is missing."""
+    if not has_urllib3():
         raise SettingsError(
             "Provisioning, status and reaping need urllib3, which is not installed. "
             "Run: python -m pip install 'urllib3>=2.6.3,<3'"
@@ -70,14 +76,21 @@ def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     need_urllib3()
     from functions import status
 
-    result = status.run(settings, probe=args.probe)
-    print(json.dumps(result) if args.json else status.text(result))
-    for instance in result["instances"]:
-        if instance["deadline_s"] is not None and instance["deadline_s"] < 86400:
-            terminal.note(f"{instance['zone']} {instance['id']} reaches its deadline at {instance['deadline']}.")
-    for problem in result["failed"]:
-        terminal.note(problem)
-    return 1 if result["failed"] else 0
+    result = status.run(settings, probe=args.probe, check=args.check)
+    overdue = [item for item in result["instances"] if item["overdue"]]
+    if args.json:
+        print(json.dumps(result))
+    elif not args.check or overdue:
+        print(status.text(result))
+    for item in result["instances"]:
+        if item["deadline_s"] is not None and item["deadline_s"] < 86400 and not args.check:
+            terminal.note(f"{item['zone']} {item['id']} reaches its deadline at {item['deadline']}.")
+    for item in overdue:
+        terminal.note(
+            f"{item['zone']} {item['id']} ({item['name']}) should be gone: {item['overdue']}. Does a reaper run "
+            "(cron), and can it reach port 11435? Try: exollama reap"
+        )
+    return 1 if _failures(result, terminal) or overdue else 0
 
 
 def _reap(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -85,16 +98,33 @@ def _reap(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     from functions import reap_idle
 
     result = reap_idle.run(settings, dry_run=args.dry_run)
-    failed = [item for item in result["instances"] if item["outcome"] == "failed"]
     if args.json:
         print(json.dumps(result))
     elif not args.quiet:
         print(reap_idle.text(result))
+    return 1 if _failures(result, terminal) else 0
+
+
+def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    need_urllib3()
+    from functions import reap_idle, stop
+
+    result = stop.run(settings, force=args.force, keep_disk=args.keep_disk)
+    print(json.dumps(result) if args.json else reap_idle.text(result))
+    kept = [item for item in result["instances"] if item["outcome"] == "kept"]
+    for item in kept:
+        terminal.note(f"{item['zone']} {item['id']} was kept: {item['reason']}. --force ends it all the same.")
+    return 1 if _failures(result, terminal) or kept else 0
+
+
+def _failures(result: Mapping[str, Any], terminal: Terminal) -> bool:
+    """Tell what of a result failed: instances that were acted upon, and zones that could not be looked at."""
+    failed = [item for item in result["instances"] if item.get("outcome") == "failed"]
     for item in failed:
         terminal.note(f"{item['zone']} {item['id']} ({item['name']}): {item['reason']}")
-    for problem in result["failed"]:
+    for problem in result.get("failed", ()):
         terminal.note(problem)
-    return 1 if failed or result["failed"] else 0
+    return bool(failed or result.get("failed"))
 
 
 def _generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -112,6 +142,7 @@ def _env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
 _VERBS: Mapping[str, Callable[[argparse.Namespace, Settings, Terminal], int]] = {
     "provision": _provision,
     "status": _status,
+    "stop": _stop,
     "reap": _reap,
     "generate": _generate,
     "env": _env,

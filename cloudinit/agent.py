@@ -329,7 +329,7 @@ class Agent:
 
     def tick(self) -> None:
         """Look, and power off when the watchdog says so."""
-        with self.lock:
+        with self.lock:  # from the look to the commit: whoever touches this machine comes before or behind all of it
             self.sample()
             now = boottime()
             verdict = self.watchdog.decide(
@@ -338,15 +338,15 @@ class Agent:
                 committed_s=None if self.fence.committed is None else now - self.fence.committed,
                 wall=time.time(),
             )
-        if verdict is None or now < self.retry_at:
-            return
-        reason, forced = verdict
-        if not forced:  # fence and commit, like any other reaper
-            owner = secrets.token_hex(16)
-            self.put(owner)
-            if self.commit(owner)[0] != 200:
-                self.delete(owner)
+            if verdict is None or now < self.retry_at:
                 return
+            reason, forced = verdict
+            if not forced:  # fence and commit, like any other reaper
+                owner = secrets.token_hex(16)
+                self.put(owner)
+                if self.commit(owner)[0] != 200:
+                    self.delete(owner)
+                    return
         print(f"powering off: {reason}", file=sys.stderr, flush=True)
         self.retry_at = now + 30
         subprocess.run(["systemctl", "poweroff"], timeout=25, check=True)

@@ -10,7 +10,7 @@ from typing import Final
 from client.boot import Progress
 from client.errors import ApiError, ExollamaError, OperationFailed, Unanswered
 from functions.plan import Draft
-from functions.protocol import Cloud
+from functions.seams import Cloud
 
 LOOKUPS: Final = 5
 

@@ -21,6 +21,9 @@ SKIPPED_WRITES: Final = 1.25
 """Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
 
 
+FENCED: Final = "fenced: another reaper, or its own watchdog, is at it"
+
+
 class Verb(Enum):
     """What is to be done."""
 
@@ -32,11 +35,12 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verb and why. `trouble` marks a keep that nobody should overlook."""
+    """A verb and why. `trouble` marks a keep that nobody should overlook, `drain` a deed through the fence."""
 
     verb: Verb
     reason: str
     trouble: bool = False
+    drain: bool = False
 
 
 def keep(reason: str) -> Decision:
@@ -100,15 +104,15 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     if past_deadline and policy.deadline:
         if in_flight and now < policy.deadline + GRACE:
             return keep(f"past its deadline, but {in_flight} request(s) in flight; waited for within the hour of grace")
-        return Decision(Verb.DESTROY, "past its deadline")
+        return Decision(Verb.DESTROY, "past its deadline", drain=now < policy.deadline + GRACE)
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
     if idle_s < policy.idle_s:
         return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself")
     if status.get("fence"):
-        return keep("fenced: another reaper, or its own watchdog, is at it")
+        return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
-    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}")
+    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", drain=True)
 
 
 def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:
@@ -134,6 +138,34 @@ def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool 
     if silent and policy.reach == "any" and idle:
         until = f"until {idle + SILENCE:%Y-%m-%d %H:%M} UTC"
     return Decision(Verb.KEEP, f"cannot be asked: {trouble} Kept {until}.", trouble=True)
+
+
+def by_wish(status: dict[str, Any], verb: Verb) -> Decision:
+    """The decision where somebody wants it gone now: only a boot or requests under way keep it."""
+    boot = status["boot"]
+    if boot["phase"] != "ready" and not isinstance(boot.get("error"), dict):
+        return keep(f"booting (phase {boot['phase']}): somebody may be waiting for it")
+    if status["in_flight"]:
+        return keep(f"in use: {status['in_flight']} request(s) in flight")
+    return Decision(verb, f"as asked, {_ago(timedelta(seconds=status['idle_s']))} after its last use", drain=True)
+
+
+def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) -> str | None:
+    """Why a reaper should have acted by now, or None: it would have decided so already SILENCE ago.
+
+    `status` is the instance's own word, None where it gave none; users who write no labels are seen in it alone.
+    """
+    then = now - SILENCE
+    quiet_since = max((moment for moment in (instance.created, instance.activity(now)) if moment), default=None)
+    if by_labels(instance, now).verb is Verb.KEEP or (quiet_since and quiet_since > then):
+        return None
+    decision = by_labels(instance, then)
+    if decision.verb is Verb.ASK and status:
+        idle_s = max(0.0, status["idle_s"] - SILENCE.total_seconds())
+        decision = by_probe(instance, then, {**status, "idle_s": idle_s, "fence": None})
+    elif decision.verb is Verb.ASK:
+        decision = by_silence(instance, then, "")
+    return None if decision.verb is Verb.KEEP else decision.reason
 
 
 def _stopped(instance: Instance, now: datetime) -> Decision:

@@ -20,6 +20,7 @@ from client.transport import Send
 from functions.cloud import Cloud
 from functions.plan import Draft, draft, reach, type_name
 from functions.provisioning import Found, Provisioning
+from functions.reap_idle import tidy
 from functions.transport import urllib3_send
 
 log = logging.getLogger("exollama.provision")
@@ -37,19 +38,26 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Provision, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
+    """Provision, reap what is overdue in the same zone meanwhile, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
 
     Times are RFC 3339 in UTC or None; `key` is a `client.settings.Secret`. Raises ExollamaError: SettingsError,
     ApiError, BootFailed, Unreachable and the rest of `client.errors`.
     """
     ticker = Ticker(progress, monotonic, sleep)
-    cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=ticker.sleep)
+    send = send or urllib3_send()
+    cloud = Cloud(settings, settings.zone, send, clock=clock, sleep=ticker.sleep)
     ticker.progress("looking for an instance", None)
-    cloud.list_known_zone()  # before anything else, an unknown zone is told; and the API's time is known from here on
+    # Before anything else, an unknown zone is told; and the API's time is known from here on.
+    listed = cloud.list_known_zone()
+    tidying: list[Callable[[], None]] = []
 
     def order() -> Draft:
         ticker.progress("preparing", None)
         return draft(cloud, settings, note=note, keep_failed=keep_failed)
+
+    def under_way(instance_id: str) -> None:
+        if not tidying:
+            tidying.append(tidy(settings, listed, instance_id, note=note, send=send, clock=clock, sleep=sleep))
 
     protocol = Provisioning(
         cloud,
@@ -60,12 +68,15 @@ def run(
         progress=ticker.progress,
         monotonic=monotonic,
         keep_failed=keep_failed,
+        under_way=under_way,
     )
     found = protocol.run(wait=wait)
     if wait and found.status:
         _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, ticker.progress)
     if not protocol.created:
         _report_differences(cloud, found, settings, note)
+    for finish in tidying:
+        finish()
     return _result(found, settings)
 
 

@@ -24,9 +24,11 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
+from functions.deeds import destroy
 from functions.plan import Draft
 from functions.policy import may_start
-from functions.protocol import Cloud, Connect, Endpoint, destroy, vouched
+from functions.protocol import vouched
+from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
 
@@ -50,7 +52,10 @@ class Found:
 
 
 class Provisioning:
-    """One run of the protocol. `order` drafts a create call only once one is needed."""
+    """One run of the protocol.
+
+    `order` drafts a create call only once one is needed; `under_way` is told the id of what is created or waited for.
+    """
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Provisioning:
         progress: Progress,
         monotonic: Callable[[], float],
         keep_failed: bool = False,
+        under_way: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.cloud = cloud
         self.connect = connect
@@ -72,6 +78,7 @@ class Provisioning:
         self.progress = progress
         self.monotonic = monotonic
         self.keep_failed = keep_failed
+        self.under_way = under_way
         self.created: str | None = None
         self._condemned: set[str] = set()
         self._creates = 0
@@ -195,6 +202,7 @@ class Provisioning:
 
     def _announce(self, instance_id: str) -> None:
         self.created = instance_id
+        self.under_way(instance_id)
         self.note(
             f"Instance {instance_id} is being created. Whatever happens now, it is owned and goes once nobody uses it."
         )
@@ -229,6 +237,7 @@ class Provisioning:
         if header is None or not vouched(seen):
             self._disown(instance)
             return None
+        self.under_way(instance.id)
         if not wait and instance.id == self.created:
             return Found(seen, header.key, None)
         if seen.address is None:

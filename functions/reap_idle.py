@@ -4,9 +4,11 @@
 `functions.protocol` does one instance, `functions.policy` decides.
 """
 
+import logging
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from client.endpoint import Endpoint
@@ -14,12 +16,17 @@ from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
+from functions.policy import Verb, by_labels
 from functions.protocol import Outcome, reap_one
 from functions.transport import urllib3_send
 from functions.zones import nothing, side_by_side, survey
 
+log = logging.getLogger("exollama.reap")
+
 AT_ONCE = 10
 """Instances that are asked or removed at the same time."""
+FINISH_S = 30.0
+"""How long another verb waits at its end for what it tidies up; the deed itself needs nobody to wait."""
 
 
 def run(
@@ -46,17 +53,59 @@ def run(
     return {
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],
-        "instances": [
-            {
-                "id": outcome.instance.id,
-                "name": outcome.instance.owned_name,
-                "zone": outcome.instance.zone,
-                "outcome": outcome.outcome,
-                "reason": outcome.reason,
-            }
-            for outcome in outcomes
-        ],
+        "instances": [shown(outcome) for outcome in outcomes],
         "failed": [zone.trouble for zone in zones if zone.trouble],
+    }
+
+
+def tidy(
+    settings: Settings,
+    listed: Iterable[Instance],
+    spare: str,
+    *,
+    note: Callable[[str], None],
+    send: Send | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Callable[[], None]:
+    """Reap what is overdue among the instances `listed` in EXOSCALE_ZONE beside other work, but never `spare`.
+
+    Returns at once, with what waits for its end (at most FINISH_S) and notes what was removed. What the credentials
+    do not allow is logged and fails nothing: whoever cut it short leaves no more behind than a reaper that died.
+    """
+    cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
+    due = [i for i in listed if i.owned and i.id != spare and by_labels(i, cloud.now()).verb is not Verb.KEEP]
+    removed: list[Outcome] = []
+
+    def reap(instance: Instance) -> None:
+        outcome = reap_one(cloud, Endpoint.of, instance, key=settings.key)
+        log.info("%s %s: %s", outcome.outcome, instance.id, outcome.reason)
+        if outcome.outcome in ("destroyed", "stopped"):
+            removed.append(outcome)
+
+    thread = threading.Thread(target=side_by_side, args=(reap, due), kwargs={"at_once": AT_ONCE}, daemon=True)
+    if due:
+        thread.start()
+
+    def finish() -> None:
+        if due:
+            thread.join(FINISH_S)
+        while removed:
+            one = removed.pop()
+            note(f"Instance {one.instance.id} ({one.instance.owned_name}) was {one.outcome} on the way: {one.reason}.")
+
+    return finish
+
+
+def shown(outcome: Outcome) -> dict[str, str]:
+    """One instance of a result."""
+    instance = outcome.instance
+    return {
+        "id": instance.id,
+        "name": instance.owned_name,
+        "zone": instance.zone,
+        "outcome": outcome.outcome,
+        "reason": outcome.reason,
     }
 
 

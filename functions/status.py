@@ -26,6 +26,7 @@ def run(
     settings: Settings,
     *,
     probe: bool = False,
+    check: bool = False,
     send: Send | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
@@ -33,15 +34,19 @@ def run(
     """Return `{"zones", "instances": […], "failed": […]}`.
 
     Each instance is `{id, name, zone, state, model, address, created, activity, deadline, deadline_s, age_s, idle_s,
-    reap, said}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap` what a
-    reaper decides from the labels, `said` the instance's own status or None. Raises ExollamaError where no zone could
-    be looked at.
+    reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap` what a
+    reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a reaper should
+    have acted by now, else None. Raises ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
 
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
         cloud, instance = work
-        return _describe(cloud, instance, _ask(cloud, instance, settings) if probe else None)
+        doubtful = check and policy.by_labels(instance, cloud.now()).verb is policy.Verb.ASK
+        said = _ask(cloud, instance, settings) if probe or doubtful else None
+        heard = said if said and "boot" in said else None
+        late = policy.overdue(instance, cloud.now(), heard) if check else None
+        return _describe(cloud, instance, said) | {"overdue": late}
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
     instances = side_by_side(describe, work, at_once=WORKERS)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from client import labels
-from client.errors import Draining, NotFound, OperationFailed, Unreachable
+from client.errors import Draining, FenceRefused, NotFound, OperationFailed, Unreachable
 from client.model import GONE, Instance, read_header
 from client.settings import Secret, Settings
 from functions.plan import Draft
@@ -312,6 +312,32 @@ class Agent:
         if machine.fence:
             raise Draining("fenced")
         machine.touches += 1
+
+    def fence(self, owner: str) -> None:
+        self.world._enter("fence", self.id)
+        machine = self._machine()
+        if machine.fence and machine.fence.get("owner") != owner:
+            raise FenceRefused("another owner holds the fence")
+        machine.fence = {"owner": owner, "committed": False, "lease_s": 120.0, "mark": machine.touches}
+        self.world._leave("fence")
+
+    def commit(self, owner: str) -> None:
+        self.world._enter("commit", self.id)
+        machine = self._machine()
+        if not machine.fence or machine.fence.get("owner") != owner:
+            raise FenceRefused("no lease stands")
+        if machine.in_flight or machine.touches != machine.fence["mark"]:
+            raise FenceRefused(f"{machine.in_flight} in flight, or touched")
+        machine.fence["committed"] = True
+        self.world._leave("commit")
+
+    def unfence(self, owner: str) -> None:
+        self.world._enter("unfence", self.id)
+        machine = self._machine()
+        if machine.fence and machine.fence.get("owner") != owner:
+            raise FenceRefused("another owner holds the fence")
+        machine.fence = None
+        self.world._leave("unfence")
 
     def _machine(self) -> Machine:
         machine = self.world.machines.get(self.id)

@@ -39,6 +39,7 @@ class Zones:
         self.calls: list[tuple[str, str, Any]] = []
         self.said: dict[str, Any] = {"idle_s": 9999.0}
         self.asked: list[tuple[str, Secret]] = []
+        self.shut: list[str] = []
         self.elapsed_s = 0.0
         self.date = NOW
 
@@ -157,6 +158,15 @@ class Agent:
 
     def touch(self) -> None:
         self.zones.said["idle_s"] = 0.0
+
+    def fence(self, owner: str) -> None:
+        self.zones.shut.append(f"fence {owner}")
+
+    def commit(self, owner: str) -> None:
+        self.zones.shut.append(f"commit {owner}")
+
+    def unfence(self, owner: str) -> None:
+        self.zones.shut.append(f"unfence {owner}")
 
     @contextmanager
     def request(self, method: str, path: str, payload: object, **_: object) -> Iterator[Any]:

@@ -55,6 +55,9 @@ def test_an_idle_instance_is_read_asked_read_again_and_deleted_in_its_own_zone(z
     assert made[:at] == ["GET de-fra-1/v2/instance", *[f"GET de-fra-1/v2/instance/{ID}"] * 2]
     assert made[-1] == f"GET de-fra-1/v2/instance/{ID}"  # 404: gone
     assert zones.made("POST", "PUT", "DELETE") == [f"DELETE de-fra-1/v2/instance/{ID}"]
+    fence, commit = (deed.split() for deed in zones.shut)
+    assert (fence[0], commit[0], fence[1]) == ("fence", "commit", commit[1])
+    assert re.fullmatch(r"[0-9a-f]{32}", fence[1])
 
 
 def test_with_action_stop_the_instance_is_stopped_by_its_own_path(zones: Zones) -> None:
@@ -179,6 +182,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "age_s": 86400,
         "idle_s": 18000,
         "said": None,
+        "overdue": None,
     }
     assert zones.asked == []
     assert zones.made("POST", "PUT", "DELETE") == []

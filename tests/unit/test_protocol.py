@@ -8,7 +8,8 @@ import pytest
 from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Untrusted
 from client.model import Instance
 from client.settings import Secret
-from functions.protocol import ASKS, CONFIRM_S, Outcome, destroy, reap_one, stop, vouched
+from functions.deeds import CONFIRM_S, destroy, stop
+from functions.protocol import ASKS, Outcome, reap_one, vouched
 from tests.fakes import DAY, KEY, NOW, OTHER_NONCE, Machine, World, label_map
 
 IDLE = NOW - timedelta(hours=5)
@@ -43,7 +44,8 @@ def test_an_idle_instance_is_asked_read_again_and_destroyed_once() -> None:
     assert (outcome.outcome, outcome.reason) == ("destroyed", "idle for 2 h 46 min")
     assert world.machines == {}
     names = [name for name, _ in world.calls if name != "wait"]
-    assert names == ["get_instance", "status", "get_instance", "delete_instance", "get_instance"]
+    asked = ["get_instance", "status", "fence", "status", "get_instance", "commit"]
+    assert names == [*asked, "delete_instance", "get_instance"]
 
 
 def test_with_action_stop_it_is_stopped_and_kept() -> None:

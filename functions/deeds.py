@@ -1,0 +1,125 @@
+"""Destroying and stopping one instance: looked up before it is asked for again, done when the API says so.
+
+Neighbours: `functions.protocol` and `functions.provisioning` decide that it is to be done, and have read the instance
+and vouched for it just before. Like them without a clock or socket of its own.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from client.errors import ApiError, ClockError, ExollamaError, NotFound, OperationFailed, Unanswered
+from client.model import GONE, Instance
+from functions.seams import Cloud
+
+log = logging.getLogger("exollama.reap")
+
+CONFIRM_S: Final = 600.0
+"""How long the API may take to carry out a delete or stop before that is reported as trouble."""
+LOST_S: Final = 10.0
+"""How long a deed whose answer was lost is given to show before it is asked for again."""
+_PAUSE_S: Final = 2.0
+_REFUSALS: Final = frozenset({"busy", "conflict", "forbidden", "incorrect", "unsupported"})
+"""Reasons of a failed operation with which nothing was done. The others (fault, partial, …) leave that open."""
+
+Deed = Callable[[Cloud, Instance], None]
+
+
+class Refused(ExollamaError):
+    """The API certainly did not do it and will not: whatever was shut for it may be opened again."""
+
+
+def destroy(cloud: Cloud, instance: Instance) -> None:
+    """Destroy an instance that was just read and vouched for; done when the API says that it is gone.
+
+    Raises Refused where it certainly did not happen, and ExollamaError where that is not known.
+    """
+    _carry_out(cloud, instance, "destruction", cloud.delete_instance, GONE)
+
+
+def stop(cloud: Cloud, instance: Instance) -> None:
+    """Stop an instance that was just read and vouched for; done when the API says that it is stopped, or gone."""
+    _carry_out(cloud, instance, "stopping", cloud.stop_instance, GONE | {"stopped"})
+
+
+def _carry_out(
+    cloud: Cloud,
+    instance: Instance,
+    what: str,
+    deed: Callable[[str], Mapping[str, Any]],
+    wanted: frozenset[str],
+) -> None:
+    def reached() -> bool:
+        try:
+            return cloud.get_instance(instance.id).state in wanted
+        except NotFound:
+            return True
+
+    try:
+        operation = _ask_for(cloud, instance, what, deed, reached)
+        if operation:
+            cloud.wait(operation, f"the {what} of {instance.id}", CONFIRM_S)
+    except (OperationFailed, NotFound) as error:
+        if not reached():
+            refused = isinstance(error, OperationFailed) and error.reason in _REFUSALS
+            raise (Refused if refused else ExollamaError)(
+                f"{error} It may still run and cost; look at {instance.id} in the portal."
+            ) from error
+    if not _until(cloud, CONFIRM_S, reached):
+        raise ExollamaError(f"The {what} of {instance.id} was accepted but has not happened; look at it in the portal.")
+
+
+def _ask_for(
+    cloud: Cloud,
+    instance: Instance,
+    what: str,
+    deed: Callable[[str], Mapping[str, Any]],
+    reached: Callable[[], bool],
+) -> Mapping[str, Any] | None:
+    """The operation, or None where the answer was lost but the deed shows.
+
+    A second time only where no answer came and the instance, read again, is as it was. Raises NotFound, Refused,
+    ExollamaError.
+    """
+    open_ = False  # whether an earlier attempt may still be carried out
+    for last in (False, True):
+        try:
+            return deed(instance.id)
+        except NotFound:
+            raise
+        except (ApiError, ClockError) as error:
+            log.info("%s", error)
+            certain = _certainly_not_done(error)
+            open_ = open_ or not certain
+            again = not certain or isinstance(error, Unanswered)
+            try:
+                shows = _until(cloud, LOST_S if again else 0.0, reached)
+            except ApiError as unread:
+                log.info("%s", unread)
+                shows = False
+            if shows:
+                return None
+            if last or not again:
+                raise (ExollamaError if open_ else Refused)(
+                    f"The {what} of {instance.id} {'was not answered' if open_ else 'was refused'}: {error} It still "
+                    "runs and costs. Delete protection, another operation under way or a missing permission can be "
+                    "the reason."
+                ) from error
+    return None
+
+
+def _certainly_not_done(error: ApiError | ClockError) -> bool:
+    """Whether a request that met this was certainly not carried out: refused, or never sent."""
+    if isinstance(error, Unanswered):
+        return not error.sent
+    return isinstance(error, ClockError) or 400 <= error.status < 500
+
+
+def _until(cloud: Cloud, patience_s: float, reached: Callable[[], bool]) -> bool:
+    waited_s = 0.0
+    while not reached():
+        if waited_s >= patience_s:
+            return False
+        cloud.sleep(_PAUSE_S)
+        waited_s += _PAUSE_S
+    return True
