@@ -38,9 +38,9 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Provision, reap what is overdue in the same zone meanwhile, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
+    """Provision, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
 
-    Times are RFC 3339 in UTC or None; `key` is a `client.settings.Secret`. Raises ExollamaError: SettingsError,
+    What is overdue in the same zone is reaped meanwhile. Times are RFC 3339 in UTC or None; `key` is a `client.settings.Secret`. Raises ExollamaError: SettingsError,
     ApiError, BootFailed, Unreachable and the rest of `client.errors`.
     """
     ticker = Ticker(progress, monotonic, sleep)

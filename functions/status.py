@@ -34,9 +34,9 @@ def run(
     """Return `{"zones", "instances": […], "failed": […]}`.
 
     Each instance is `{id, name, zone, state, model, address, created, activity, deadline, deadline_s, age_s, idle_s,
-    reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap` what a
-    reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a reaper should
-    have acted by now, else None. Raises ExollamaError where no zone could be looked at.
+    reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap`
+    what a reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a
+    reaper should have acted by now, else None. Raises ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
 

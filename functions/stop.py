@@ -39,9 +39,7 @@ def run(
     cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
     live = owned_live(cloud.list_known_zone(), settings.name)
     if not live:
-        raise NoInstance(
-            f"There is no instance named {settings.name} in {settings.zone}: nothing to stop, nothing costs."
-        )
+        raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}: nothing to stop.")
     cloud.check_clock()
     verb = Verb.STOP if keep_disk else Verb.DESTROY
     return {"instances": [shown(_stop_one(cloud, one, settings, verb, force=force)) for one in live]}
@@ -65,7 +63,7 @@ def _stop_one(cloud: Cloud, instance: Instance, settings: Settings, verb: Verb, 
         key = header.key if header else settings.key
         if key is None:
             raise ExollamaError("Its key is not known, so it cannot be asked. Set EXOSCALE_OLLAMA_KEY, or use --force.")
-        return drain(cloud, Endpoint.of(seen, key), seen, lambda status: policy.by_wish(seen, status, verb))
+        return drain(cloud, Endpoint.of(seen, key), seen, lambda status: policy.by_wish(status, verb))
     except NotFound:
         return Outcome(instance, "destroyed", "gone meanwhile")
     except ExollamaError as error:
