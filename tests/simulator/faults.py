@@ -1,4 +1,4 @@
-"""Faults on demand: what the API does wrong, to which operation, and how often.
+"""Faults on demand: what the API, or an instance's endpoint, does wrong, to which operation, and how often.
 
 | kind | what happens |
 |---|---|
@@ -19,6 +19,21 @@
 | no-reference | the deed is done, the operation names no resource |
 | instance-error | the operation succeeds, the instance ends up in state `error` |
 | no-start | the operation succeeds, the instance stays `starting` for ever |
+
+Any kind takes `then`, a callable: it is called where the fault has struck, before anything of it shows.
+
+The calls of an endpoint are operations too, where lodging.py stands in for machines: agent-proof, agent-status,
+agent-touch, agent-fence, agent-commit, agent-unfence and ollama-show. What differs there:
+
+| kind | what happens |
+|---|---|
+| lost, reset, hang | as above; what closes is the client's own connection to nginx |
+| garbage | as above, with the agent's status (200 for its 204, which has no body) |
+| shape | the deed is done, the answer is JSON, but not this one |
+| html | as above |
+| silent | nothing is done, and the agent closes without an answer: nginx says 502 |
+| 409, 500, 503 … | that status, nothing done; 503 is marked as draining, as the agent's |
+| dark | nothing is done, and from now on nobody answers at the instance's address |
 """
 
 from __future__ import annotations
@@ -29,7 +44,7 @@ from typing import Any
 
 KINDS = frozenset(
     "lost reset hang slow garbage truncated html 403-iam 403-signature quota denied-delete op-failure op-timeout"
-    " op-never busy no-reference instance-error no-start".split()
+    " op-never busy no-reference instance-error no-start shape silent dark".split()
 )
 ALWAYS = 1 << 30
 
@@ -87,3 +102,9 @@ class Faults:
                     fault.times -= 1
                     return fault
         return None
+
+    def next_is(self, kind: str, operation_id: str) -> bool:
+        """Whether the next call of that operation is to meet a fault of that kind."""
+        with self._lock:
+            due = (f for f in self._planned if f.operation_id in (operation_id, "*") and f.times > 0 and not f.skip)
+            return any(fault.kind == kind for fault in due)

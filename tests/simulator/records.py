@@ -22,6 +22,7 @@ class Options:
 
     operation_s: float = 0.05
     start_s: float = 0.15  # from create or :start to running; longer than operation_s, as create may succeed before
+    at_once: bool = False  # operations and starts are over before the next call, so that all runs are the same
     list_lag_s: float = 0.0  # a new instance shows in lists only after this
     instance_quota: int = 20  # per zone
     authorized_gpus: set[str] = field(default_factory=set)  # GPU families with a quota; there are none by default

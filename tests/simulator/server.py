@@ -157,7 +157,8 @@ class Handler(BaseHTTPRequestHandler):
             api.denied.append(f"{operation_id}: {error}")
             reply = _message(403, "Invalid request signature")
         except Refused as error:
-            reply = _message(error.status, error.message)
+            refusal = _message(error.status, error.message)
+            reply = _marred(fault, refusal.raw, error.status)  # refusals get lost, too
         except document.Violation as error:
             api.violations.append(str(error))
             ours = " answer: " in str(error)
@@ -177,6 +178,8 @@ class Handler(BaseHTTPRequestHandler):
                 at=time.monotonic(),
             )
         )
+        if fault and "then" in fault.options:
+            fault.options["then"]()
         self._send(reply)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
@@ -229,15 +232,15 @@ def _instead(fault: Fault) -> Reply | None:
     return _message(status, options.get("message", message), headers)
 
 
-def _marred(fault: Fault | None, raw: bytes) -> Reply:
-    """The reply to a deed that was done, or what a fault makes of it."""
+def _marred(fault: Fault | None, raw: bytes, status: int = 200) -> Reply:
+    """The reply to a deed that was done or refused, or what a fault makes of it."""
     match fault.kind if fault else "":
         case "lost":
             return Reply()
         case "garbage":
-            return Reply(status=200, raw=raw[: len(raw) // 2] + b"\x00")
+            return Reply(status=status, raw=raw[: len(raw) // 2] + b"\x00")
         case "truncated":
-            return Reply(status=200, raw=raw, truncated=True)
+            return Reply(status=status, raw=raw, truncated=True)
         case "slow":
-            return Reply(status=200, raw=raw, wait_s=fault.options.get("seconds", 1) if fault else 0)
-    return Reply(status=200, raw=raw)
+            return Reply(status=status, raw=raw, wait_s=fault.options.get("seconds", 1) if fault else 0)
+    return Reply(status=status, raw=raw)

@@ -117,7 +117,10 @@ class Simulator:
                 with self.api.lock:
                     deed()
 
-            self._schedule.after(seconds, locked)
+            if self.options.at_once:
+                locked()
+            else:
+                self._schedule.after(seconds, locked)
 
         def machine(record: Record) -> Machine:
             template = self.zones[name].templates[record.template_id]

@@ -127,6 +127,7 @@ class Zone:
             )
         )
         operation = self._operation("create-instance", "instance", record.id)
+        answer = operation.shown()
 
         def done() -> None:
             record.ip_known = True
@@ -137,7 +138,7 @@ class Zone:
         self.later(self.options.operation_s, done)
         if body.get("auto-start") is not False:
             self.later(self.options.start_s, lambda: self._up(record, fault))
-        return operation.shown()
+        return answer
 
     def add(self, record: Record) -> Record:
         """Give a new record its address and its machine, and keep it."""
@@ -268,6 +269,7 @@ class Zone:
 
     def _soon(self, operation: Operation, deed: Callable[[], object] | None = None) -> Body:
         """The operation's answer now, its deed and its success after the usual latency."""
+        answer = operation.shown()
 
         def done() -> None:
             if deed:
@@ -275,7 +277,7 @@ class Zone:
             operation.state = "success"
 
         self.later(self.options.operation_s, done)
-        return operation.shown()
+        return answer
 
     def _fail(self, operation_id: str, params: tuple[str, ...], body: Any, fault: Fault) -> Body:
         resource = "security-group" if "security-group" in operation_id else "instance"
@@ -287,6 +289,7 @@ class Zone:
                 "reference"
             ]["id"]
         operation = self._operation(operation_id, resource, target)
+        answer = operation.shown()
 
         def done() -> None:
             operation.state = "timeout" if fault.kind == "op-timeout" else "failure"
@@ -294,7 +297,7 @@ class Zone:
 
         if fault.kind != "op-never":
             self.later(self.options.operation_s, done)
-        return operation.shown()
+        return answer
 
     def without_reference(self, answer: Body) -> Body:
         """The same operation, naming no resource, now and later."""
