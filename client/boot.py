@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol
 
-from client.errors import ApiError, BootFailed, NotFound, Unreachable, Untrusted
+from client.errors import ApiError, BootFailed, Draining, NotFound, OllamaError, Unreachable, Untrusted
 from client.model import Instance, printable
 
 log = logging.getLogger("exollama.boot")
@@ -111,7 +111,7 @@ def wait_ready(
         percent = None
         try:
             status = endpoint.status()
-        except Unreachable as error:
+        except (Unreachable, OllamaError, Draining) as error:  # an agent that fails once may answer the next time
             trouble, trusted_at = str(error), monotonic()
         except Untrusted:
             if monotonic() - trusted_at >= MISTRUST_S:

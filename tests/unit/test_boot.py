@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from client.boot import MISTRUST_S, POLL_S, UNREACHABLE, failure, wait_ready
-from client.errors import BootFailed, KeyRejected, Unreachable, Untrusted
+from client.errors import BootFailed, KeyRejected, OllamaError, Unreachable, Untrusted
 from tests.fakes import status
 
 PHASES = "nginx docker image container model warmup".split()
@@ -112,6 +112,14 @@ def test_a_wrong_key_is_not_waited_for() -> None:
     with pytest.raises(KeyRejected):
         booting.wait()
     assert booting.asked_at == [0.0]
+
+
+def test_an_agent_that_fails_for_a_while_is_asked_again_and_one_that_fails_for_good_is_told_in_its_words() -> None:
+    broken = OllamaError("it answered 500: the agent failed", status=500)
+    booting = Booting(lambda s: refused(broken) if s < 3 else status())
+    assert booting.wait()["boot"]["phase"] == "ready"
+    with pytest.raises(BootFailed, match="the agent failed"):
+        Booting(lambda _: refused(broken)).wait()
 
 
 def test_a_certificate_that_stays_unproved_is_waited_for_no_longer_than_a_restart_of_nginx_takes() -> None:
