@@ -65,6 +65,8 @@ def _carry_out(
             raise (Refused if refused else ExollamaError)(
                 f"{error} It may still run and cost; look at {instance.id} in the portal."
             ) from error
+    except ApiError as error:  # an operation that cannot be read: the instance itself tells
+        log.info("%s", error)
     if not _until(cloud, CONFIRM_S, reached):
         raise ExollamaError(f"The {what} of {instance.id} was accepted but has not happened; look at it in the portal.")
 

@@ -328,6 +328,13 @@ def test_an_operation_that_failed_is_reported_as_that_and_not_waited_for(deed: s
     assert world.elapsed_s < 60
 
 
+def test_an_operation_that_cannot_be_read_is_no_failure_where_the_instance_is_gone() -> None:
+    world = World(idle())
+    world.fail("wait", ApiError("GET", "/operation/op", 200, "the answer is no JSON object"))
+    destroy(world, listed(world))
+    assert world.machines == {}
+
+
 def test_a_stop_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
     world = World(idle())
     world.fail("stop_instance", LOST, after=True)
