@@ -98,7 +98,7 @@ def _ask_for(
                 shows = _until(cloud, LOST_S if again else 0.0, reached)
             except ApiError as unread:
                 log.info("%s", unread)
-                shows = False
+                shows = again = False  # what was not read again is not asked for again
             if shows:
                 return None
             if last or not again:

@@ -8,7 +8,7 @@ import pytest
 from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Untrusted
 from client.model import Instance
 from client.settings import Secret
-from functions.deeds import CONFIRM_S, destroy, stop
+from functions.deeds import CONFIRM_S, Refused, destroy, stop
 from functions.protocol import ASKS, Outcome, reap_one, vouched
 from tests.fakes import DAY, KEY, NOW, OTHER_NONCE, Machine, World, label_map
 
@@ -278,6 +278,17 @@ def test_a_destruction_that_goes_on_failing_is_given_up_after_the_second() -> No
     with pytest.raises(ExollamaError, match="broken"):
         destroy(world, listed(world))
     assert len(world.named("delete_instance")) == 2
+
+
+def test_a_destruction_whose_answer_was_lost_is_not_repeated_where_the_instance_cannot_be_read_again() -> None:
+    world = World(idle())
+    world.fail("delete_instance", LOST)
+    instance = listed(world)
+    world.fail("get_instance", *[ApiError("GET", "/instance/a", 500, "broken")] * 9)
+    with pytest.raises(ExollamaError, match="was not answered") as told:
+        destroy(world, instance)
+    assert not isinstance(told.value, Refused)  # it may be carried out yet, so nothing is opened again
+    assert len(world.named("delete_instance")) == 1
 
 
 @pytest.mark.parametrize("refusal", [BUSY, DENIED], ids=["409", "403"])
