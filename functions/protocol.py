@@ -130,14 +130,24 @@ def drain(cloud: Cloud, endpoint: Endpoint, instance: Instance, judge: Callable[
         raise
     finally:
         if open_again:
-            _lift(endpoint, owner)
+            _lift(cloud, endpoint, owner)
 
 
-def _lift(endpoint: Endpoint, owner: str) -> None:
-    try:
-        endpoint.unfence(owner)
-    except EndpointError as error:
-        log.warning("the fence was not lifted and lapses by itself: %s", error)
+def _lift(cloud: Cloud, endpoint: Endpoint, owner: str) -> None:
+    """Lift our fence; once more where that failed, since it shuts out whoever wants the instance."""
+    for last in (False, True):
+        try:
+            endpoint.unfence(owner)
+            return
+        except EndpointError as error:
+            if last or isinstance(error, FenceRefused):
+                log.warning(
+                    "a fence was not lifted: it lapses within two minutes or, once committed, the instance powers "
+                    "itself off within ten: %s",
+                    error,
+                )
+                return
+        cloud.sleep(ASK_PAUSE_S)
 
 
 def act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:

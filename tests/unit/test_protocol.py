@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Untrusted
+from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Unreachable, Untrusted
 from client.model import Instance
 from client.settings import Secret
 from functions.deeds import CONFIRM_S, Refused, destroy, stop
@@ -250,6 +250,15 @@ def test_what_nobody_thought_of_does_not_escape_either() -> None:
 def test_no_time_label_makes_it_escape(key: str, label: str, reachable: bool) -> None:
     world = World(idle(reachable=reachable, labels=label_map(**{"activity": IDLE, key: label})))  # type: ignore[arg-type]
     assert reap(world).outcome in ("kept", "destroyed", "failed")
+
+
+def test_a_fence_that_was_not_lifted_is_lifted_once_more() -> None:
+    world = World(idle())
+    world.fail("delete_instance", BUSY)
+    world.fail("unfence", Unreachable("the agent is not up"))
+    assert reap(world).outcome == "failed"
+    assert len(world.named("unfence")) == 2
+    assert world.machines["a"].fence is None
 
 
 # -- the deed
