@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from client.endpoint import Endpoint
-from client.errors import ExollamaError
+from client.errors import EndpointError, ExollamaError
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
+from functions.protocol import ASK_PAUSE_S, ASKS
 from functions.transport import urllib3_send
 from functions.zones import WORKERS, nothing, side_by_side, survey
 
@@ -43,7 +44,7 @@ def run(
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
         cloud, instance = work
         doubtful = check and policy.by_labels(instance, cloud.now()).verb is policy.Verb.ASK
-        said = _ask(cloud, instance, settings) if probe or doubtful else None
+        said = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1) if probe or doubtful else None
         heard = said if said and "boot" in said else None
         late = policy.overdue(instance, cloud.now(), heard) if check else None
         return _describe(cloud, instance, said) | {"overdue": late}
@@ -57,17 +58,26 @@ def run(
     }
 
 
-def _ask(cloud: Cloud, instance: Instance, settings: Settings) -> dict[str, Any]:
-    """The instance's own status, or `{"trouble": why not}`."""
+def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) -> dict[str, Any]:
+    """The instance's own status, or `{"trouble": why not}` after so many tries."""
+    trouble = ""
     try:
         seen = cloud.get_instance(instance.id)
         header = seen.header()
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
             return {"trouble": f"{seen.state}; its key or its address is not known"}
-        return Endpoint.of(seen, key).status()
+        endpoint = Endpoint.of(seen, key)
+        for attempt in range(tries):
+            if attempt:
+                cloud.sleep(ASK_PAUSE_S)
+            try:
+                return endpoint.status()
+            except EndpointError as error:
+                trouble = str(error)
     except ExollamaError as error:
-        return {"trouble": str(error)}
+        trouble = str(error)
+    return {"trouble": trouble}
 
 
 def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> dict[str, Any]:

@@ -206,6 +206,24 @@ def test_a_probe_that_fails_is_shown_and_fails_nothing(zones: Zones, monkeypatch
     assert item["said"] == {"trouble": "it cannot be reached: refused."}
 
 
+def test_one_silent_moment_makes_no_check_call_an_instance_overdue_that_is_in_use(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    zones.said["idle_s"] = 5.0
+    answers, status_of = [0], Agent.status
+
+    def unreachable_at_first(agent: Agent) -> dict[str, Any]:
+        answers[0] += 1
+        if answers[0] < 3:
+            raise Unreachable("it cannot be reached: refused.")
+        return status_of(agent)
+
+    monkeypatch.setattr(Agent, "status", unreachable_at_first)
+    (item,) = status.run(settings(), check=True, **zones.injected)["instances"]
+    assert (item["overdue"], answers) == (None, [3])
+
+
 def test_the_table_of_status_has_a_row_per_instance_and_says_what_a_reaper_would_do(zones: Zones) -> None:
     zones.instances["ch-gva-2"].append(instance())
     head, row = status.text(status.run(settings(), **zones.injected)).splitlines()
