@@ -12,7 +12,7 @@ from typing import Any
 
 from client.boot import Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
-from client.errors import OllamaError
+from client.errors import OllamaError, Unreachable
 from client.model import Instance
 from client.session import pull
 from client.settings import Settings
@@ -81,13 +81,18 @@ def run(
 
 
 def _ensure_model(endpoint: Endpoint, model: str, note: Callable[[str], None], progress: Progress) -> None:
-    try:
-        with endpoint.request("POST", "/api/show", {"model": model}, timeout_s=60.0) as answer:
-            answer.read()
-        return
-    except OllamaError as error:
-        if error.status != 404:
-            raise
+    for last in (False, True):  # it only asks, so a connection that was lost costs no boot that was waited for
+        try:
+            with endpoint.request("POST", "/api/show", {"model": model}, timeout_s=60.0) as answer:
+                answer.read()
+            return
+        except Unreachable:
+            if last:
+                raise
+        except OllamaError as error:
+            if error.status != 404:
+                raise
+            break
     note(f"The instance has another model; pulling {model}.")
     pull(endpoint, model, progress)
 
