@@ -46,7 +46,7 @@ class Lodging:
         supervisor = self._house.supervisor
         supervisor._on_poweroff = self._powered_off
         behind, door, where = self._run / "agent-itself.sock", self._run / "agent.sock", (house.ip, MOVED)
-        supervisor._environment = {**supervisor._environment, "EXOLLAMA_SIMULATED_PATIENCE_S": "0.02"}
+        supervisor._environment = {**supervisor._environment, "EXOLLAMA_SIMULATED_PATIENCE_S": "0.03"}
         supervisor.restart("exollama-agent.service")
         simulator.wait(door.exists, "the agent")
         image, _ = supervisor._containers["ollama"]
@@ -66,6 +66,10 @@ class Lodging:
         self.front.close()
         for relay in self._relays:
             relay.close()
+
+    def light(self) -> None:
+        """Whoever is to answer does again, after a fault that left it dark."""
+        self.front.dark = self.lodger is None
 
     def ask(self, method: str, path: str) -> dict[str, Any]:
         """What the agent itself answers, past nginx and relays."""
