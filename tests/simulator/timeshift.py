@@ -5,8 +5,9 @@
 
 Moved are time.time, time.time_ns, time.clock_gettime and its _ns twin (CLOCK_REALTIME, CLOCK_BOOTTIME), and
 datetime.now and utcnow. time.monotonic, sleeps and socket timeouts are not: they measure real waiting. The file is read
-at each call, so that time moves under a running program. On a simulated instance, two variables of its environment
-say where its os-release lies and how long it may sleep between attempts. Standard library only.
+at each call, so that time moves under a running program. On a simulated instance, variables of its environment
+say where its os-release lies, and how long it may sleep between attempts or what part of each sleep it takes. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import runpy
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 _MOVED = {time.CLOCK_REALTIME, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_REALTIME)}
 
@@ -63,10 +64,13 @@ def settle() -> None:
 
         release: Any = platform
         release._os_release_candidates = (f"{root}/etc/os-release",)
+    real_sleep, clocks = time.sleep, cast("Any", time)
     if patience := os.environ.get("EXOLLAMA_SIMULATED_PATIENCE_S"):
-        real_sleep, most_s = time.sleep, float(patience)
-        clocks: Any = time
+        most_s = float(patience)
         clocks.sleep = lambda seconds: real_sleep(min(seconds, most_s))
+    elif haste := os.environ.get("EXOLLAMA_SIMULATED_HASTE"):
+        part = float(haste)
+        clocks.sleep = lambda seconds: real_sleep(seconds * part)
 
 
 def main(argv: list[str]) -> None:
