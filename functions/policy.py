@@ -21,6 +21,17 @@ SKIPPED_WRITES: Final = 1.25
 """Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
 
 
+class Gate(Enum):
+    """What a deed has to pass on the instance itself, where that answers."""
+
+    NONE = "none"
+    """Unconditional: its deadline and the grace are over, or it cannot be asked."""
+    FENCE = "fence"
+    """Shut first, so that nobody begins who would be cut; it never was ready, so nobody is waited for."""
+    COMMIT = "commit"
+    """Shut, and only if the instance itself commits: nothing in flight, nothing asked for since."""
+
+
 FENCED: Final = "fenced: another reaper, or its own watchdog, is at it"
 
 
@@ -35,12 +46,12 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verb and why. `trouble` marks a keep that nobody should overlook, `drain` a deed through the fence."""
+    """A verb and why. `trouble` marks a keep that nobody should overlook."""
 
     verb: Verb
     reason: str
     trouble: bool = False
-    drain: bool = False
+    gate: Gate = Gate.NONE
 
 
 def keep(reason: str) -> Decision:
@@ -94,17 +105,19 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         until = (instance.activity(now) or instance.created or now) + timedelta(seconds=policy.retention_s)
         if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
             return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
-        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}")
+        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
     if boot["phase"] != "ready" and not past_deadline:
         if until_booted and now < until_booted:
             return keep(f"booting (phase {boot['phase']})")
-        return Decision(Verb.DESTROY, f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})")
+        late = f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})"
+        return Decision(Verb.DESTROY, late, gate=Gate.FENCE)
     in_flight, idle_s = status["in_flight"], status["idle_s"]
     if past_deadline and policy.deadline:
         if in_flight and now < policy.deadline + GRACE:
             return keep(f"past its deadline, but {in_flight} request(s) in flight; waited for within the hour of grace")
-        return Decision(Verb.DESTROY, "past its deadline", drain=now < policy.deadline + GRACE)
+        gate = Gate.COMMIT if now < policy.deadline + GRACE else Gate.NONE
+        return Decision(Verb.DESTROY, "past its deadline", gate=gate)
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
     if idle_s < policy.idle_s:
@@ -112,7 +125,7 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     if status.get("fence"):
         return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
-    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", drain=True)
+    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", gate=Gate.COMMIT)
 
 
 def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:
@@ -147,7 +160,15 @@ def by_wish(status: dict[str, Any], verb: Verb) -> Decision:
         return keep(f"booting (phase {boot['phase']}): somebody may be waiting for it")
     if status["in_flight"]:
         return keep(f"in use: {status['in_flight']} request(s) in flight")
-    return Decision(verb, f"as asked, {_ago(timedelta(seconds=status['idle_s']))} after its last use", drain=True)
+    asked = f"as asked, {_ago(timedelta(seconds=status['idle_s']))} after its last use"
+    return Decision(verb, asked, gate=Gate.COMMIT)
+
+
+def by_surplus(status: dict[str, Any]) -> Decision:
+    """The decision of a pipeline about its own instance, which is one too many or failed: only if never handed out."""
+    if status["boot"]["phase"] == "ready":
+        return keep("it is ready already, and may be in use")
+    return Decision(Verb.DESTROY, "not needed", gate=Gate.FENCE)
 
 
 def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) -> str | None:

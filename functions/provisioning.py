@@ -24,10 +24,9 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
-from functions.deeds import destroy
 from functions.plan import Draft
-from functions.policy import may_start
-from functions.protocol import vouched
+from functions.policy import Decision, Verb, by_surplus, may_start
+from functions.protocol import ASKS, act, drain, vouched
 from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
@@ -182,12 +181,8 @@ class Provisioning:
         assert self.created
         ours, self.created = self.created, None
         self._condemned.add(ours)
-        status = self._status(ours)
         self.note(f"Another run made {older.id} first: using that one.")
-        if status and status["boot"]["phase"] == "ready":
-            self.note(f"{ours} is ready already, may be in use, and is left to the reaper.")
-        else:
-            self.note(self._removed(ours))
+        self.note(self._removed(ours))
 
     # -- creating and starting
 
@@ -334,20 +329,32 @@ class Provisioning:
         self._condemned.add(instance.id)
 
     def _removed(self, instance_id: str) -> str:
-        """Destroy one that this run made; what became of it, in words. It is owned, so whatever fails, it will go."""
+        """End one that this run made, unless it got ready; what became of it, in words. It is owned, so it will go."""
         try:
             seen = self.cloud.get_instance(instance_id)
-            if not vouched(seen):
-                return (
-                    f"Instance {instance_id} was left alone, since its labels and user-data no longer agree; it may "
-                    "still run and cost. Delete it in the portal."
-                )
-            destroy(self.cloud, seen)
+            header = seen.header()
+            if header and self._answers(seen):
+                outcome = drain(self.cloud, self.connect(seen, header.key), seen, by_surplus)
+            else:
+                outcome = act(self.cloud, seen, Decision(Verb.DESTROY, "not needed"))
         except NotFound:
-            pass
+            return f"Instance {instance_id} is gone."
         except ExollamaError as error:
             return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
-        return f"Instance {instance_id} was destroyed."
+        if outcome.outcome == "destroyed":
+            return f"Instance {instance_id} was destroyed."
+        if outcome.outcome == "kept":
+            return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
+        return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."
+
+    def _answers(self, instance: Instance) -> bool:
+        """Whether it says anything of itself, asked as often as a reaper does before silence counts."""
+        for attempt in range(ASKS):
+            if attempt:
+                self.cloud.sleep(PAUSE_S)
+            if self._status(instance.id):
+                return True
+        return False
 
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)
