@@ -111,13 +111,16 @@ class Provisioning:
     # -- choosing
 
     def _choose(self) -> Instance | None:
-        """The oldest live instance that is not condemned, or None where one has to be created."""
+        """The oldest live instance that is not condemned, or None where one has to be created.
+
+        One that runs comes before one that would have to be started: what was stopped since is no reason for two.
+        """
         live = owned_live(self.cloud.list_instances(), self.name)
         if self.created and self.created not in {i.id for i in live}:
             # Lists may lag behind. Ours has to take part all the same: two runs that each see only the other's
             # instance would both give way.
             live = sorted([*live, self._ours()], key=lambda i: i.age_key)
-        for instance in live:
+        for instance in sorted(live, key=lambda i: i.state in ("stopping", "stopped")):
             if instance.id in self._condemned or self._is_condemned(instance):
                 continue
             if self.created and instance.id != self.created:
