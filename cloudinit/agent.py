@@ -115,7 +115,9 @@ class Fence:
         return Fence(), (204, None)
 
     def view(self, now: float) -> dict[str, Any]:
-        return {"lease_s": round(max(0.0, self.until - now), 1), "committed": self.committed is not None}
+        committed_s = None if self.committed is None else round(now - self.committed)
+        lease_s = round(max(0.0, self.until - now), 1)
+        return {"lease_s": lease_s, "committed": committed_s is not None, "committed_s": committed_s}
 
     @classmethod
     def load(cls, path: Path, now: float) -> "Fence":

@@ -15,6 +15,8 @@ GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
 SILENCE: Final = timedelta(minutes=20)
 """How long past idle an unreachable instance is left alone: by then a healthy idle one has powered itself off."""
+ABANDONED: Final = timedelta(minutes=30)
+"""How old a commit is that neither its reaper nor the watchdog, which powers off after ten, can have carried out."""
 LATEST_START: Final = timedelta(minutes=10)
 """A stopped machine has no fence, so reaper and provisioner keep apart in time, by this much."""
 SKIPPED_WRITES: Final = 1.25
@@ -118,11 +120,15 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
             return keep(f"past its deadline, but {in_flight} request(s) in flight; waited for within the hour of grace")
         gate = Gate.COMMIT if now < policy.deadline + GRACE else Gate.NONE
         return Decision(Verb.DESTROY, "past its deadline", gate=gate)
+    fence = status.get("fence") or {}
+    committed_s = fence.get("committed_s")
+    if isinstance(committed_s, int) and committed_s >= ABANDONED.total_seconds():
+        return Decision(Verb.DESTROY, f"shut for good {_ago(timedelta(seconds=committed_s))} ago, and still there")
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
     if idle_s < policy.idle_s:
         return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself")
-    if status.get("fence"):
+    if fence:
         return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
     return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", gate=Gate.COMMIT)

@@ -200,7 +200,7 @@ def place(context: Context) -> Place:
     frames = []
     frame = inspect.currentframe()
     while frame and frame.f_code is not run.__code__:
-        if not frame.f_code.co_filename == __file__ or frame.f_code.co_name in PROGRAMS:
+        if frame.f_code.co_filename != __file__ or frame.f_code.co_name in PROGRAMS:
             frames.append((frame.f_code.co_qualname, frame.f_lasti, _held(dict(frame.f_locals), 0)))
         frame = frame.f_back
     last = context.history[-1] if context.history else None

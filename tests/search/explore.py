@@ -157,7 +157,7 @@ class Search:
         return self._run(actor)[0]
 
     def _run(self, actor: Actor) -> tuple[Call | None, bool, int, bool]:
-        """The next call, whether the last answer's time counted, the first history of the place, whether it did much."""
+        """The next call, whether the last answer's time counted, the place's first history, whether it did much."""
         program, history = actor.program, actor.history
         name = actor.name if program == "provisioner" else program
         if (name, history) not in self._calls:

@@ -140,6 +140,18 @@ BY_PROBE: dict[str, tuple[Instance, dict[str, Any], Verb, str]] = {
         DESTROY,
         "",
     ),
+    "committed, and gone soon": (
+        seen(activity=IDLE),
+        status(idle_s=9999, fence={"committed": True, "committed_s": 1799}),
+        KEEP,
+        "fenced",
+    ),
+    "committed, and nobody carried it out": (
+        seen(activity=IDLE),
+        status(idle_s=1, fence={"committed": True, "committed_s": 1800}),
+        DESTROY,
+        "shut for good 30 min ago, and still there",
+    ),
     "fenced by another": (seen(activity=IDLE), status(idle_s=9999, fence={"committed": False}), KEEP, "fenced"),
     "past deadline, quiet": (seen(deadline=PAST), status(idle_s=5), DESTROY, "past its deadline"),
     "past deadline, quiet, action stop": (seen(deadline=PAST, action="stop"), status(), DESTROY, "past its deadline"),
