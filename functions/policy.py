@@ -86,6 +86,8 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
     if instance.state == "stopped":
         return _stopped(instance, now)
     if instance.state not in ("running", "starting"):
+        if policy.deadline and now >= policy.deadline + GRACE:
+            return Decision(Verb.DESTROY, f"{instance.state}, and past its deadline and the grace")
         return keep(f"{instance.state}: in transition, looked at again next time")
     if policy.deadline and now >= policy.deadline:
         return Decision(Verb.ASK, "past its deadline")

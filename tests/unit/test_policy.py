@@ -52,6 +52,11 @@ BY_LABELS = {
     "deadline at the end of time": (seen(deadline="t99991231T235959Z"), KEEP, "used"),
     "error": (seen(state="error"), DESTROY, "in state error"),
     "stopping": (seen(state="stopping", activity=ago(days=3)), KEEP, "stopping"),
+    "stopping for ever": (
+        seen(state="stopping", activity=ago(days=3), deadline=LONG_PAST),
+        DESTROY,
+        "stopping, and past its deadline and the grace",
+    ),
     "migrating": (seen(state="migrating", activity=ago(days=3)), KEEP, "migrating"),
     "a state that nobody knows": (seen(state="dreaming", activity=ago(days=3)), KEEP, "dreaming"),
     "destroying": (seen(state="destroying", activity=ago(days=3)), KEEP, "already destroying"),
