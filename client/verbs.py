@@ -112,8 +112,8 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     result = stop.run(settings, force=args.force, keep_disk=args.keep_disk)
     print(json.dumps(result) if args.json else reap_idle.text(result))
     kept = [item for item in result["instances"] if item["outcome"] == "kept"]
-    for item in kept:
-        terminal.note(f"{item['zone']} {item['id']} was kept: {item['reason']}. --force ends it all the same.")
+    if kept:
+        terminal.note("What was kept goes once nobody uses it; --force ends it all the same.")
     return 1 if _failures(result, terminal) or kept else 0
 
 
