@@ -129,8 +129,12 @@ LARGE: dict[str, Cast] = {
         why="any two answers are lost", world=world(idle(), losses=2, jumps=(130,)),
         actors=("reaper", "reaper", "curl"), guarded=True,
     ),
-    "three pipelines, lists that lag": Cast(
-        why="from nothing", world=world(lag=True), actors=("provisioner",) * 3,
+    "two pipelines, lists that lag, a lost answer": Cast(
+        why="from nothing", world=world(lag=True, losses=1), actors=("provisioner", "provisioner"),
+    ),
+    "a reaper and two pipelines, a lost answer": Cast(
+        why="from nothing, and one of them dies", world=world(losses=1, crashes=1),
+        actors=("reaper", "provisioner", "provisioner"),
     ),
 }  # fmt: skip
 
