@@ -157,8 +157,6 @@ def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) ->
     """
     then = now - SILENCE
     quiet_since = max((moment for moment in (instance.created, instance.activity(now)) if moment), default=None)
-    if by_labels(instance, now).verb is Verb.KEEP:
-        return None
     deadline = instance.policy.deadline
     unconditional = deadline is not None and then >= deadline + GRACE
     if quiet_since and quiet_since > then and not unconditional:
