@@ -299,6 +299,7 @@ OVERDUE: dict[str, tuple[Instance, dict[str, Any] | None, str | None]] = {
         "past its deadline",
     ),
     "within the grace, in use all the time": (seen(deadline=ago(minutes=79)), status(in_flight=1), None),
+    "within the grace, used just now": (seen(deadline=ago(minutes=79)), status(idle_s=60), None),
     "silent, 39 minutes idle": (seen(activity=ago(minutes=LABEL_IDLE + 39)), None, None),
     "silent, 41 minutes idle": (seen(activity=ago(minutes=LABEL_IDLE + 41)), None, "not reachable"),
     "silent, limited": (seen(activity=OLD, reach="limited"), None, None),
