@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -439,6 +440,42 @@ def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(use, "MAX_PROMPT", 1 << 20)
     with pytest.raises(SettingsError, match="over 1 MiB"):
         parsed("x" * (1 << 20) + "x")
+
+
+# -- what generate reaps on the way
+
+
+def test_generate_waits_for_what_it_reaps_once_the_answer_is_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out: list[str] = []
+    session = SimpleNamespace(
+        generate=lambda *_: {"response": "blue"}, finish=lambda: out.append(capsys.readouterr().out), used=None
+    )
+    monkeypatch.setattr(use, "_session", lambda *_, **__: session)
+    assert words("generate", "why?", "--no-stream") == 0
+    assert out == ["blue\n"]
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["with urllib3", "without"])
+def test_generate_reaps_where_urllib3_is_installed_and_else_does_without(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    import functions.reap_idle
+
+    given: list[object] = []
+
+    def tidy(*arguments: object, **_: object) -> Callable[[], None]:
+        given.extend(arguments[1:])
+        return lambda: None
+
+    monkeypatch.setattr(functions.reap_idle, "tidy", tidy)
+    monkeypatch.setattr(verbs, "has_urllib3", lambda: installed)
+    session = use._session(settings(), Terminal(io.StringIO()), provision=False)
+    listed = [instance()]
+    assert session._tidy
+    session._tidy(listed, "spared")()
+    assert given == ([listed, "spared"] if installed else [])
 
 
 # -- what a person sees
