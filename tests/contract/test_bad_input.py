@@ -71,7 +71,7 @@ FORGED: dict[str, dict[str, str]] = {
 
 
 STATES = ("running", "stopped", "error")
-DATA = {"none": None, "a script": SCRIPT, "another nonce": user_data(OTHER_NONCE)}
+DATA = {"none": None, "script": SCRIPT, "another": user_data(OTHER_NONCE)}
 
 
 @pytest.mark.parametrize("labels", FORGED.values(), ids=FORGED)
@@ -81,7 +81,7 @@ def test_no_forged_label_costs_anybody_a_machine_or_shuts_its_port(
 ) -> None:
     here = zones.instances["ch-gva-2"]
     for state, (name, data) in itertools.product(STATES, DATA.items()):
-        here.append(instance(id=f"theirs, {state}, {name}", labels=labels, state=state, **{"user-data": data}))
+        here.append(instance(id=f"theirs-{state}-{name}", labels=labels, state=state, **{"user-data": data}))
     before = json.dumps(here)
     verb(zones)
     assert json.dumps([one for one in here if one["id"] != NEW]) == before
