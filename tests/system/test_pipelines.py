@@ -30,6 +30,7 @@ def swept(cloud: Simulator) -> Iterator[None]:
         zone.groups = dict(list(zone.groups.items())[:1])
     cloud.ollama(pull_hold_percent=1.0)
     yield
+    cloud.ollama(pull_hold_percent=None)
     for seen in cloud.instances():
         cloud.remove(seen.id)
 
@@ -50,7 +51,7 @@ class Threads:
         self.results: list[dict[str, Any]] = []
         self.waiting: set[int] = set()
         self._all = threading.Thread(
-            target=lambda: self.results.extend(side_by_side(self._run, range(number), at_once=number))
+            target=lambda: self.results.extend(side_by_side(self._run, range(number), at_once=number)), daemon=True
         )
         self._all.start()
 
