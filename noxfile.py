@@ -108,7 +108,7 @@ def search(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure start-up and an idle reaping pass as ratios in one run; fails where a bound is missed."""
+    """Measure start-up, idle and large reaping passes as ratios in one run; fails where a bound is missed."""
     install(session, "simulator")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 

@@ -81,7 +81,7 @@ def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     if args.json:
         print(json.dumps(result))
     elif not args.check or overdue:
-        print(status.text(result))
+        print(status.text({**result, "instances": overdue} if args.check else result))
     for item in result["instances"]:
         if item["deadline_s"] is not None and item["deadline_s"] < 86400 and not args.check:
             terminal.note(f"{item['zone']} {item['id']} reaches its deadline at {item['deadline']}.")

@@ -91,12 +91,12 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
         return keep(f"{instance.state}: in transition, looked at again next time")
     if policy.deadline and now >= policy.deadline:
         return Decision(Verb.ASK, "past its deadline")
-    idle = idle_since(instance, now)
-    if idle is None:
+    activity = instance.activity(now)
+    if activity is None:
         return Decision(Verb.ASK, "its activity label cannot be used")
-    if now < idle:
-        return keep(f"used {_ago(now - (instance.activity(now) or now))} ago")
-    return Decision(Verb.ASK, f"by its label unused for {_ago(now - (instance.activity(now) or now))}: to be asked")
+    if now < activity + timedelta(seconds=policy.idle_s * SKIPPED_WRITES):
+        return keep(f"used {_ago(now - activity)} ago")
+    return Decision(Verb.ASK, f"by its label unused for {_ago(now - activity)}: to be asked")
 
 
 def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decision:
@@ -186,7 +186,9 @@ def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) ->
     """
     then = now - SILENCE
     quiet_since = max((moment for moment in (instance.created, instance.activity(now)) if moment), default=None)
-    if by_labels(instance, now).verb is Verb.KEEP or (quiet_since and quiet_since > then):
+    deadline = instance.policy.deadline
+    unconditional = deadline is not None and then >= deadline + GRACE
+    if quiet_since and quiet_since > then and not unconditional:
         return None
     decision = by_labels(instance, then)
     if decision.verb is Verb.ASK and status:
