@@ -347,7 +347,7 @@ def test_without_a_check_status_shows_all_warns_of_a_deadline_and_ends_with_0(
     ("result", "code", "loud"),
     [
         (reaped("destroyed", "stopped"), 0, []),
-        (reaped("kept"), 1, ["kept was kept: because kept. --force ends it all the same."]),
+        (reaped("kept"), 1, ["What was kept goes once nobody uses it; --force ends it all the same."]),
         (reaped("destroyed", "failed"), 1, ["failed (exollama): because failed"]),
     ],
     ids=["done", "in use", "failed"],

@@ -13,7 +13,7 @@ import pytest
 from client.errors import ApiError, ClockError, Conflict, NotFound, Unreachable
 from client.model import Instance
 from client.settings import Secret
-from functions.policy import Decision, Verb
+from functions.policy import Decision, Gate, Verb
 from functions.protocol import Outcome, drain
 from tests.fakes import KEY, NOW, OTHER_NONCE, Machine, World, label_map
 from tests.reaping import BUSY, DENIED, IDLE, LOST, UNSENT, idle, reap
@@ -280,28 +280,37 @@ def test_an_interruption_lifts_the_fence_until_the_deed_was_asked_for(call: str,
 
 
 HOUR = timedelta(hours=1)
-FENCED: dict[str, tuple[Machine, bool]] = {
-    "idle": (idle(), True),
-    "past its deadline": (idle(labels=label_map(deadline=NOW), idle_s=1.0), True),
+FENCED: dict[str, tuple[Machine, Gate]] = {
+    "idle": (idle(), Gate.COMMIT),
+    "past its deadline": (idle(labels=label_map(deadline=NOW), idle_s=1.0), Gate.COMMIT),
     "a second before the end of the grace": (
         idle(labels=label_map(deadline=NOW - HOUR + timedelta(seconds=1)), idle_s=1.0),
-        True,
+        Gate.COMMIT,
     ),
-    "at the end of the grace": (idle(labels=label_map(deadline=NOW - HOUR), idle_s=1.0), False),
-    "past the grace, in use": (idle(labels=label_map(deadline=NOW - 2 * HOUR), in_flight=3), False),
-    "a failed boot": (idle(failed="docker"), False),
-    "a boot without an end": (idle(ready_at=1e9), False),
-    "silent": (idle(reachable=False), False),
+    "at the end of the grace": (idle(labels=label_map(deadline=NOW - HOUR), idle_s=1.0), Gate.NONE),
+    "past the grace, in use": (idle(labels=label_map(deadline=NOW - 2 * HOUR), in_flight=3), Gate.NONE),
+    "a failed boot": (idle(failed="docker"), Gate.FENCE),
+    "a boot without an end": (idle(ready_at=1e9), Gate.FENCE),
+    "silent": (idle(reachable=False), Gate.NONE),
 }
 
 
-@pytest.mark.parametrize(("machine", "drained"), FENCED.values(), ids=FENCED)
-def test_what_serves_goes_through_the_fence_and_what_serves_nobody_or_is_past_its_grace_does_not(
-    machine: Machine, drained: bool
+@pytest.mark.parametrize(("machine", "gate"), FENCED.values(), ids=FENCED)
+def test_what_serves_has_to_commit_what_never_did_is_shut_first_and_what_is_past_its_grace_just_goes(
+    machine: Machine, gate: Gate
 ) -> None:
     world = World(Machine(**{name: getattr(machine, name) for name in machine.__dataclass_fields__}))
     assert reap(world).outcome == "destroyed"
-    assert [name for name, _ in world.named("fence", "commit")] == (["fence", "commit"] if drained else [])
+    passed = {Gate.NONE: [], Gate.FENCE: ["fence"], Gate.COMMIT: ["fence", "commit"]}
+    assert [name for name, _ in world.named("fence", "commit")] == passed[gate]
+
+
+def test_a_boot_that_gets_through_while_it_is_shut_is_opened_again() -> None:
+    world = World(idle(ready_at=1e9, idle_s=0.0))
+    world.before["fence"] = lambda: setattr(world.machines["a"], "ready_at", 0.0)
+    assert reap(world).outcome == "kept"
+    assert lifted(world)
+    assert world.deeds() == []
 
 
 def test_past_its_deadline_a_request_that_began_before_the_fence_is_waited_for_within_the_grace() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from client import labels
 from client.model import Instance
-from functions.policy import Decision, Verb, by_labels, by_probe, by_silence, by_wish, overdue
+from functions.policy import Decision, Gate, Verb, by_labels, by_probe, by_silence, by_wish, overdue
 from tests.fakes import DAY, NOW, instance, label_map, status
 
 KEEP, ASK, DESTROY, STOP = Verb.KEEP, Verb.ASK, Verb.DESTROY, Verb.STOP
@@ -250,7 +250,7 @@ BY_WISH: dict[str, tuple[dict[str, Any], Verb, str]] = {
 @pytest.mark.parametrize(("said", "verb", "words"), BY_WISH.values(), ids=BY_WISH)
 def test_what_somebodys_wish_decides(said: dict[str, Any], verb: Verb, words: str) -> None:
     decision = by_wish(said, DESTROY)
-    assert (decision.verb, decision.drain) == (verb, verb is DESTROY)
+    assert (decision.verb, decision.gate is Gate.COMMIT) == (verb, verb is DESTROY)
     assert words in decision.reason
     assert by_wish(said, STOP).verb is (KEEP if verb is KEEP else STOP)
 
