@@ -100,8 +100,15 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def search(session: nox.Session) -> None:
+    """Search the protocols over larger casts than the tests do, for some minutes; arguments name casts."""
+    install(session, "test")
+    session.run("python", "-m", "tests.search", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure start-up and an idle reaping pass as ratios in one run; fails where a bound is missed."""
+    """Measure start-up, idle and large reaping passes as ratios in one run; fails where a bound is missed."""
     install(session, "simulator")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 

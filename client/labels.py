@@ -27,7 +27,7 @@ MAX_LENGTH: Final = 128
 MAX_SECONDS: Final = 10 * 366 * 86400
 """More than ten years is no policy but a slip of the hand."""
 
-_TIME = re.compile(r"t(\d{8}T\d{6})Z", re.ASCII)
+_TIME = re.compile(r"t(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 _SECONDS = re.compile(r"s(\d{1,10})", re.ASCII)
 _NONCE = re.compile(r"r([0-9a-f]{32})")
 _TEXT = re.compile(r"n((?:[A-Za-z0-9_-]|![0-9A-F]{2})*)")
@@ -66,8 +66,9 @@ def read_time(label: str | None) -> datetime | None:
     match = _TIME.fullmatch(label or "")
     if not match:
         return None
-    try:
-        moment = datetime.strptime(match[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    year, month, day, hour, minute, second = map(int, match.groups())
+    try:  # strptime takes twenty times as long, and a pass reads thousands
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:  # the 31st of February
         return None
     return moment if 2000 <= moment.year < 3000 else None

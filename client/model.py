@@ -182,9 +182,11 @@ def owned_live(instances: list[Instance], name: str) -> list[Instance]:
 
 
 def _moment(value: object) -> datetime | None:
-    """RFC 3339 as the API writes it; None for anything else."""
+    """RFC 3339 as the API writes it; None for anything else, and for another millennium, as in labels."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
+        return None
+    if moment and not 2000 <= moment.year < 3000:
         return None
     return moment.replace(tzinfo=UTC) if moment and moment.tzinfo is None else moment

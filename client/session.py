@@ -87,7 +87,7 @@ class Session:
         if self._wake is None:
             return self._wait_without_waking(instance)
         woken = self._wake()
-        self._listed = []  # provision has tidied up already
+        self._tidy = None  # provision has tidied up already
         instance = self._by_id(str(woken["id"]))
         endpoint = self.endpoint(instance)
         return instance, endpoint, endpoint.status()
@@ -169,7 +169,7 @@ class Session:
             instance, endpoint, _status = self.ready()
             self.used = instance
             with self.active(instance):
-                if self._tidy and self._listed:
+                if self._tidy:
                     self.finish, self._tidy = self._tidy(self._listed, instance.id), None
                 try:
                     return _stream(endpoint, payload, on_text)

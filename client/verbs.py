@@ -81,7 +81,7 @@ def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     if args.json:
         print(json.dumps(result))
     elif not args.check or overdue:
-        print(status.text(result))
+        print(status.text({**result, "instances": overdue} if args.check else result))
     for item in result["instances"]:
         if item["deadline_s"] is not None and item["deadline_s"] < 86400 and not args.check:
             terminal.note(f"{item['zone']} {item['id']} reaches its deadline at {item['deadline']}.")
@@ -112,8 +112,8 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     result = stop.run(settings, force=args.force, keep_disk=args.keep_disk)
     print(json.dumps(result) if args.json else reap_idle.text(result))
     kept = [item for item in result["instances"] if item["outcome"] == "kept"]
-    for item in kept:
-        terminal.note(f"{item['zone']} {item['id']} was kept: {item['reason']}. --force ends it all the same.")
+    if kept:
+        terminal.note("What was kept goes once nobody uses it; --force ends it all the same.")
     return 1 if _failures(result, terminal) or kept else 0
 
 

@@ -115,7 +115,9 @@ class Fence:
         return Fence(), (204, None)
 
     def view(self, now: float) -> dict[str, Any]:
-        return {"lease_s": round(max(0.0, self.until - now), 1), "committed": self.committed is not None}
+        committed_s = None if self.committed is None else round(now - self.committed)
+        lease_s = round(max(0.0, self.until - now), 1)
+        return {"lease_s": lease_s, "committed": committed_s is not None, "committed_s": committed_s}
 
     @classmethod
     def load(cls, path: Path, now: float) -> "Fence":
@@ -295,6 +297,14 @@ class Agent:
         with self.lock:
             return self.change(*self.fence.delete(owner, boottime()))
 
+    def seize(self, owner: str) -> None:
+        """Shut for good: whoever comes back to a commit of its own must not open a machine that is going down.
+
+        As old as an abandoned commit, so that a power-off that fails is tried again.
+        """
+        now = boottime()
+        self.change(Fence(owner, now, self.mark(), now - COMMIT_MARGIN_S), (200, None))
+
     def touch(self) -> Answer:
         """Somebody wants this machine. Behind a fence it counts too: as after a refused POST, no commit."""
         with self.lock:
@@ -341,12 +351,13 @@ class Agent:
             if verdict is None or now < self.retry_at:
                 return
             reason, forced = verdict
+            owner = secrets.token_hex(16)
             if not forced:  # fence and commit, like any other reaper
-                owner = secrets.token_hex(16)
                 self.put(owner)
                 if self.commit(owner)[0] != 200:
                     self.delete(owner)
                     return
+            self.seize(owner)
         print(f"powering off: {reason}", file=sys.stderr, flush=True)
         self.retry_at = now + 30
         subprocess.run(["systemctl", "poweroff"], timeout=25, check=True)

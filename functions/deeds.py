@@ -60,8 +60,8 @@ def _carry_out(
         if operation:
             cloud.wait(operation, f"the {what} of {instance.id}", CONFIRM_S)
     except (OperationFailed, NotFound) as error:
-        if not reached():
-            refused = isinstance(error, OperationFailed) and error.reason in _REFUSALS
+        if not _shows(cloud, 0.0, reached):
+            refused = isinstance(error, OperationFailed) and error.state == "failure" and error.reason in _REFUSALS
             raise (Refused if refused else ExollamaError)(
                 f"{error} It may still run and cost; look at {instance.id} in the portal."
             ) from error
@@ -94,14 +94,10 @@ def _ask_for(
             certain = _certainly_not_done(error)
             open_ = open_ or not certain
             again = not certain or isinstance(error, Unanswered)
-            try:
-                shows = _until(cloud, LOST_S if again else 0.0, reached)
-            except ApiError as unread:
-                log.info("%s", unread)
-                shows = again = False  # what was not read again is not asked for again
+            shows = _shows(cloud, LOST_S if again else 0.0, reached)
             if shows:
                 return None
-            if last or not again:
+            if last or not again or shows is None:  # what was not read again is not asked for again
                 raise (ExollamaError if open_ else Refused)(
                     f"The {what} of {instance.id} {'was not answered' if open_ else 'was refused'}: {error} It still "
                     "runs and costs. Delete protection, another operation under way or a missing permission can be "
@@ -115,6 +111,15 @@ def _certainly_not_done(error: ApiError | ClockError) -> bool:
     if isinstance(error, Unanswered):
         return not error.sent
     return isinstance(error, ClockError) or 400 <= error.status < 500
+
+
+def _shows(cloud: Cloud, patience_s: float, reached: Callable[[], bool]) -> bool | None:
+    """As `_until`; None where the instance cannot be read."""
+    try:
+        return _until(cloud, patience_s, reached)
+    except ApiError as unread:
+        log.info("%s", unread)
+        return None
 
 
 def _until(cloud: Cloud, patience_s: float, reached: Callable[[], bool]) -> bool:

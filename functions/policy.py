@@ -15,10 +15,23 @@ GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
 SILENCE: Final = timedelta(minutes=20)
 """How long past idle an unreachable instance is left alone: by then a healthy idle one has powered itself off."""
+ABANDONED: Final = timedelta(minutes=30)
+"""How old a commit is that neither its reaper nor the watchdog, which powers off after ten, can have carried out."""
 LATEST_START: Final = timedelta(minutes=10)
 """A stopped machine has no fence, so reaper and provisioner keep apart in time, by this much."""
 SKIPPED_WRITES: Final = 1.25
 """Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
+
+
+class Gate(Enum):
+    """What a deed has to pass on the instance itself, where that answers."""
+
+    NONE = "none"
+    """Unconditional: its deadline and the grace are over, or it cannot be asked."""
+    FENCE = "fence"
+    """Shut first, so that nobody begins who would be cut; it never was ready, so nobody is waited for."""
+    COMMIT = "commit"
+    """Shut, and only if the instance itself commits: nothing in flight, nothing asked for since."""
 
 
 FENCED: Final = "fenced: another reaper, or its own watchdog, is at it"
@@ -35,12 +48,12 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verb and why. `trouble` marks a keep that nobody should overlook, `drain` a deed through the fence."""
+    """A verb and why. `trouble` marks a keep that nobody should overlook."""
 
     verb: Verb
     reason: str
     trouble: bool = False
-    drain: bool = False
+    gate: Gate = Gate.NONE
 
 
 def keep(reason: str) -> Decision:
@@ -73,15 +86,17 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
     if instance.state == "stopped":
         return _stopped(instance, now)
     if instance.state not in ("running", "starting"):
+        if policy.deadline and now >= policy.deadline + GRACE:
+            return Decision(Verb.DESTROY, f"{instance.state}, and past its deadline and the grace")
         return keep(f"{instance.state}: in transition, looked at again next time")
     if policy.deadline and now >= policy.deadline:
         return Decision(Verb.ASK, "past its deadline")
-    idle = idle_since(instance, now)
-    if idle is None:
+    activity = instance.activity(now)
+    if activity is None:
         return Decision(Verb.ASK, "its activity label cannot be used")
-    if now < idle:
-        return keep(f"used {_ago(now - (instance.activity(now) or now))} ago")
-    return Decision(Verb.ASK, f"by its label unused for {_ago(now - (instance.activity(now) or now))}: to be asked")
+    if now < activity + timedelta(seconds=policy.idle_s * SKIPPED_WRITES):
+        return keep(f"used {_ago(now - activity)} ago")
+    return Decision(Verb.ASK, f"by its label unused for {_ago(now - activity)}: to be asked")
 
 
 def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decision:
@@ -94,25 +109,31 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         until = (instance.activity(now) or instance.created or now) + timedelta(seconds=policy.retention_s)
         if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
             return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
-        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}")
+        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
     if boot["phase"] != "ready" and not past_deadline:
         if until_booted and now < until_booted:
             return keep(f"booting (phase {boot['phase']})")
-        return Decision(Verb.DESTROY, f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})")
+        late = f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})"
+        return Decision(Verb.DESTROY, late, gate=Gate.FENCE)
     in_flight, idle_s = status["in_flight"], status["idle_s"]
     if past_deadline and policy.deadline:
         if in_flight and now < policy.deadline + GRACE:
             return keep(f"past its deadline, but {in_flight} request(s) in flight; waited for within the hour of grace")
-        return Decision(Verb.DESTROY, "past its deadline", drain=now < policy.deadline + GRACE)
+        gate = Gate.COMMIT if now < policy.deadline + GRACE else Gate.NONE
+        return Decision(Verb.DESTROY, "past its deadline", gate=gate)
+    fence = status.get("fence") or {}
+    committed_s = fence.get("committed_s")
+    if isinstance(committed_s, int) and committed_s >= ABANDONED.total_seconds():
+        return Decision(Verb.DESTROY, f"shut for good {_ago(timedelta(seconds=committed_s))} ago, and still there")
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
     if idle_s < policy.idle_s:
         return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself")
-    if status.get("fence"):
+    if fence:
         return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
-    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", drain=True)
+    return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", gate=Gate.COMMIT)
 
 
 def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:
@@ -147,7 +168,15 @@ def by_wish(status: dict[str, Any], verb: Verb) -> Decision:
         return keep(f"booting (phase {boot['phase']}): somebody may be waiting for it")
     if status["in_flight"]:
         return keep(f"in use: {status['in_flight']} request(s) in flight")
-    return Decision(verb, f"as asked, {_ago(timedelta(seconds=status['idle_s']))} after its last use", drain=True)
+    asked = f"as asked, {_ago(timedelta(seconds=status['idle_s']))} after its last use"
+    return Decision(verb, asked, gate=Gate.COMMIT)
+
+
+def by_surplus(status: dict[str, Any]) -> Decision:
+    """The decision of a pipeline about its own instance, which is one too many or failed: only if never handed out."""
+    if status["boot"]["phase"] == "ready":
+        return keep("it is ready already, and may be in use")
+    return Decision(Verb.DESTROY, "not needed", gate=Gate.FENCE)
 
 
 def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) -> str | None:
@@ -157,7 +186,9 @@ def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) ->
     """
     then = now - SILENCE
     quiet_since = max((moment for moment in (instance.created, instance.activity(now)) if moment), default=None)
-    if by_labels(instance, now).verb is Verb.KEEP or (quiet_since and quiet_since > then):
+    deadline = instance.policy.deadline
+    unconditional = deadline is not None and then >= deadline + GRACE
+    if quiet_since and quiet_since > then and not unconditional:
         return None
     decision = by_labels(instance, then)
     if decision.verb is Verb.ASK and status:

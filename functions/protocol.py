@@ -17,7 +17,7 @@ from client.model import GONE, Header, Instance
 from client.settings import Secret
 from functions import policy
 from functions.deeds import Deed, Refused, destroy, stop
-from functions.policy import Decision, Verb
+from functions.policy import Decision, Gate, Verb
 from functions.seams import Cloud, Connect, Endpoint
 
 log = logging.getLogger("exollama.reap")
@@ -52,7 +52,7 @@ def reap_one(
         if dry_run:
             would = Outcome(instance, "planned", f"would {decision.verb.value} it: {decision.reason}")
             return _doubt(seen, cloud.get_instance(seen.id)) or would
-        if endpoint and decision.drain:
+        if endpoint and decision.gate is not Gate.NONE:
 
             def judge(status: dict[str, Any]) -> Decision:
                 return policy.by_probe(seen, cloud.now(), status)
@@ -112,17 +112,19 @@ def drain(cloud: Cloud, endpoint: Endpoint, instance: Instance, judge: Callable[
         except FenceRefused:
             open_again = False
             return Outcome(instance, "kept", policy.FENCED)
-        # It was asked before the fence went up: whoever touched it in between was promised that it stays.
+        # It was asked before the fence went up: whoever touched it in between was promised that it stays, and a boot
+        # may have got through.
         decision = judge({**endpoint.status(), "fence": None})
         if decision.verb is Verb.KEEP:
             return Outcome(instance, "kept", decision.reason)
         seen = cloud.get_instance(instance.id)
         if doubt := _doubt(before, seen):
             return doubt
-        try:
-            endpoint.commit(owner)
-        except FenceRefused as refusal:
-            return Outcome(instance, "kept", f"in use: {refusal}")
+        if decision.gate is Gate.COMMIT:
+            try:
+                endpoint.commit(owner)
+            except FenceRefused as refusal:
+                return Outcome(instance, "kept", f"in use: {refusal}")
         open_again = False
         return _carry_out(cloud, seen, decision)
     except Refused:

@@ -40,8 +40,9 @@ def run(
 ) -> dict[str, Any]:
     """Provision, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
 
-    What is overdue in the same zone is reaped meanwhile. Times are RFC 3339 in UTC or None; `key` is a `client.settings.Secret`. Raises ExollamaError: SettingsError,
-    ApiError, BootFailed, Unreachable and the rest of `client.errors`.
+    What is overdue in the same zone is reaped meanwhile. Times are RFC 3339 in UTC or None; `key` is a
+    `client.settings.Secret`. Raises ExollamaError: SettingsError, ApiError, BootFailed, Unreachable and the rest of
+    `client.errors`.
     """
     ticker = Ticker(progress, monotonic, sleep)
     send = send or urllib3_send()

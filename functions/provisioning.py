@@ -24,10 +24,9 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
-from functions.deeds import destroy
 from functions.plan import Draft
-from functions.policy import may_start
-from functions.protocol import vouched
+from functions.policy import Decision, Verb, by_surplus, may_start
+from functions.protocol import ASKS, act, drain, vouched
 from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
@@ -112,13 +111,16 @@ class Provisioning:
     # -- choosing
 
     def _choose(self) -> Instance | None:
-        """The oldest live instance that is not condemned, or None where one has to be created."""
+        """The oldest live instance that is not condemned, or None where one has to be created.
+
+        One that runs comes before one that would have to be started: what was stopped since is no reason for two.
+        """
         live = owned_live(self.cloud.list_instances(), self.name)
         if self.created and self.created not in {i.id for i in live}:
             # Lists may lag behind. Ours has to take part all the same: two runs that each see only the other's
             # instance would both give way.
             live = sorted([*live, self._ours()], key=lambda i: i.age_key)
-        for instance in live:
+        for instance in sorted(live, key=lambda i: i.state in ("stopping", "stopped")):
             if instance.id in self._condemned or self._is_condemned(instance):
                 continue
             if self.created and instance.id != self.created:
@@ -182,12 +184,8 @@ class Provisioning:
         assert self.created
         ours, self.created = self.created, None
         self._condemned.add(ours)
-        status = self._status(ours)
         self.note(f"Another run made {older.id} first: using that one.")
-        if status and status["boot"]["phase"] == "ready":
-            self.note(f"{ours} is ready already, may be in use, and is left to the reaper.")
-        else:
-            self.note(self._removed(ours))
+        self.note(self._removed(ours))
 
     # -- creating and starting
 
@@ -334,20 +332,32 @@ class Provisioning:
         self._condemned.add(instance.id)
 
     def _removed(self, instance_id: str) -> str:
-        """Destroy one that this run made; what became of it, in words. It is owned, so whatever fails, it will go."""
+        """End one that this run made, unless it got ready; what became of it, in words. It is owned, so it will go."""
         try:
             seen = self.cloud.get_instance(instance_id)
-            if not vouched(seen):
-                return (
-                    f"Instance {instance_id} was left alone, since its labels and user-data no longer agree; it may "
-                    "still run and cost. Delete it in the portal."
-                )
-            destroy(self.cloud, seen)
+            header = seen.header()
+            if header and self._answers(seen):
+                outcome = drain(self.cloud, self.connect(seen, header.key), seen, by_surplus)
+            else:
+                outcome = act(self.cloud, seen, Decision(Verb.DESTROY, "not needed"))
         except NotFound:
-            pass
+            return f"Instance {instance_id} is gone."
         except ExollamaError as error:
             return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
-        return f"Instance {instance_id} was destroyed."
+        if outcome.outcome == "destroyed":
+            return f"Instance {instance_id} was destroyed."
+        if outcome.outcome == "kept":
+            return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
+        return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."
+
+    def _answers(self, instance: Instance) -> bool:
+        """Whether it says anything of itself, asked as often as a reaper does before silence counts."""
+        for attempt in range(ASKS):
+            if attempt:
+                self.cloud.sleep(PAUSE_S)
+            if self._status(instance.id):
+                return True
+        return False
 
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.endpoint import Endpoint
-from client.errors import ExollamaError, NoInstance, NotFound
+from client.errors import EndpointError, ExollamaError, NoInstance, NotFound
 from client.model import Instance, owned_live
 from client.settings import Settings
 from client.transport import Send
@@ -66,6 +66,8 @@ def _stop_one(cloud: Cloud, instance: Instance, settings: Settings, verb: Verb, 
         return drain(cloud, Endpoint.of(seen, key), seen, lambda status: policy.by_wish(status, verb))
     except NotFound:
         return Outcome(instance, "destroyed", "gone meanwhile")
+    except EndpointError as error:
+        return Outcome(instance, "failed", f"{error} --force ends it all the same.")
     except ExollamaError as error:
         return Outcome(instance, "failed", str(error))
 

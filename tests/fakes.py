@@ -173,6 +173,9 @@ class World:
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.elapsed_s)
 
+    def check_clock(self) -> None:
+        self._enter("check_clock", None)
+
     def list_instances(self) -> list[Instance]:
         self._enter("list_instances", None)
         return [self._seen(m, whole=False) for m in self.machines.values() if self.elapsed_s >= m.listed_at]

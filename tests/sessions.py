@@ -1,7 +1,7 @@
 """A session over a fake zone, its instances answering what Ollama is asked from a script."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import SimpleNamespace
@@ -60,15 +60,23 @@ class Ollama(Agent):
 
 
 class Use:
-    """A session over a world; `text` is what was streamed, `notes` what a person was told."""
+    """A session over a world; `text` is what was streamed, `notes` what a person was told, `tidied` what was reaped."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, world: World, *answers: Lines, wake: bool | str = False, **changes: Any
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        world: World,
+        *answers: Lines,
+        wake: bool | str = False,
+        tidies: bool = True,
+        **changes: Any,
     ) -> None:
         self.world, self.text, self.woken = world, "", 0
         self.notes: list[str] = []
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.keys: list[Secret] = []
+        self.tidied: list[tuple[list[str], str]] = []
+        self.finished = 0
         script = list(answers) or [HELLO]
 
         def endpoint(instance: Instance, key: Secret) -> Ollama:
@@ -85,8 +93,19 @@ class Use:
         monkeypatch.setattr(client.session, "Endpoint", SimpleNamespace(of=endpoint))
         self.listed_at = 0.0
         self.session = Session(
-            settings(**changes), cast("Api", world), wake=woken if wake else None, note=self.notes.append
+            settings(**changes),
+            cast("Api", world),
+            wake=woken if wake else None,
+            tidy=self._tidy if tidies else None,
+            note=self.notes.append,
         )
+
+    def _tidy(self, listed: list[Instance], spare: str) -> Callable[[], None]:
+        def finish() -> None:
+            self.finished += 1
+
+        self.tidied.append(([instance.id for instance in listed], spare))
+        return finish
 
     def generate(self) -> dict[str, Any]:
         def show(piece: str) -> None:

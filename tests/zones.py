@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -42,6 +43,7 @@ class Zones:
         self.shut: list[str] = []
         self.elapsed_s = 0.0
         self.date = NOW
+        self._lock = threading.RLock()
 
     # -- what the functions are given
 
@@ -68,6 +70,10 @@ class Zones:
     # -- the API
 
     def answer(self, request: PreparedRequest) -> Answer:
+        with self._lock:
+            return self._answer(request)
+
+    def _answer(self, request: PreparedRequest) -> Answer:
         assert request.url
         host, path = re.fullmatch(r"https://api-([a-z0-9-]+)\.exoscale\.com(/v2/.*)", request.url).groups()  # type: ignore[union-attr]
         raw = request.body or b""

@@ -8,12 +8,13 @@ import compileall
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import ready
-from tests.benchmarks.endpoint import endpoint
+from tests.benchmarks import ready, scale
+from tests.benchmarks.endpoint import ZONES, endpoint
 from tests.benchmarks.measure import Bound, Command, Result, medians
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,47 @@ def measure(rounds: int, latency_s: float) -> list[Result]:
     ]
 
 
+PER_ZONE = 250
+FAR_S = 0.3
+
+
+def large(rounds: int) -> dict[str, float]:
+    """2,000 instances in use in eight zones that answer 300 ms late: ratios and peaks, of so many passes."""
+    with endpoint(FAR_S, instances=PER_ZONE) as api_endpoint, tempfile.TemporaryDirectory() as home:
+        env = environment(api_endpoint, home) | {"EXOSCALE_ZONES": ",".join(ZONES)}
+        passes = [scale.measured(env, cwd=ROOT) for _ in range(rounds)]
+    for one in passes:
+        counted = (one["zones"], one["instances"], one["requests"])
+        if counted != (len(ZONES), len(ZONES) * PER_ZONE, len(ZONES)):
+            raise RuntimeError(f"zones, instances and requests of a pass are {counted}")
+    return {
+        "pass_s": statistics.median(one["pass_s"] for one in passes),
+        "slowest_list_s": statistics.median(one["slowest_list_s"] for one in passes),
+        "ratio": statistics.median(one["pass_s"] / one["slowest_list_s"] for one in passes),
+        "peak_mib": max(one["peak_mib"] for one in passes),
+    }
+
+
+def report_large(rounds: int) -> tuple[dict[str, float], bool]:
+    """Measure and print what large passes cost; whether their bounds are met."""
+    found: dict[str, float] = large(rounds)
+    quick, small = found["ratio"] <= scale.ZONE_FACTOR, found["peak_mib"] <= scale.PEAK_MIB
+    print(
+        f"\n{PER_ZONE * len(ZONES)} instances in use in {len(ZONES)} zones, {FAR_S * 1e3:.0f} ms away: one list per "
+        f"zone, {found['pass_s'] * 1e3:.0f} ms, {found['ratio']:.2f} times the slowest list (median of {rounds}; at "
+        f"most {scale.ZONE_FACTOR}{'' if quick else '  MISSED'}), peak {found['peak_mib']:.0f} MiB (at most "
+        f"{scale.PEAK_MIB:.0f}{'' if small else '  MISSED'})"
+    )
+    idle = scale.idle()
+    few, even = idle["calls_each_at_most"] <= scale.CALLS_EACH, idle["most_in_progress"] == scale.AT_ONCE
+    print(
+        f"{idle['instances']} idle instances in one zone: {idle['lists']} list, {idle['calls_each_at_most']} calls "
+        f"each (at most {scale.CALLS_EACH}{'' if few else '  MISSED'}) besides {idle['polls']} polls, "
+        f"{idle['most_in_progress']} at a time ({scale.AT_ONCE}{'' if even else '  MISSED'})"
+    )
+    return found | {f"idle_{name}": value for name, value in idle.items()}, quick and small and few and even
+
+
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.benchmarks", allow_abbrev=False)
     options.add_argument("--rounds", type=int, default=15, metavar="N", help="runs per command (15)")
@@ -68,6 +110,7 @@ def main() -> int:
         "--latency-ms", type=float, default=0, metavar="MS", help="how late the endpoint answers each request (0)"
     )
     options.add_argument("--boots", type=int, default=10, metavar="N", help="simulated boots, for the wait (10)")
+    options.add_argument("--passes", type=int, default=7, metavar="N", help="large passes (7)")
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     args = options.parse_args()
     results = measure(args.rounds, args.latency_ms / 1e3)
@@ -85,6 +128,7 @@ def main() -> int:
         f"{lags[-1]:.2f} s at worst; "
         f"at most {ready.AT_MOST_S:.0f} s{'' if noticed else '  MISSED'}"
     )
+    sizes, sized = report_large(args.passes)
     if args.json:
         rows = [
             {
@@ -104,9 +148,10 @@ def main() -> int:
             "rounds": args.rounds,
             "latency_ms": args.latency_ms,
             "ready_lags_s": [round(lag, 3) for lag in lags],
+            "large": {name: round(value, 4) for name, value in sizes.items()},
         }
         args.json.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
-    return 0 if noticed and all(result.met for result in results) else 1
+    return 0 if noticed and sized and all(result.met for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -235,6 +235,46 @@ def test_the_table_of_status_has_a_row_per_instance_and_says_what_a_reaper_would
     assert row.endswith(ID)
 
 
+def test_a_check_asks_only_those_that_their_labels_leave_in_doubt_and_names_the_overdue(zones: Zones) -> None:
+    zones.instances["ch-gva-2"] += [
+        instance(),
+        instance(id="fresh", labels=label_map(activity=NOW)),
+        instance(id="stopped", state="stopped"),
+    ]
+    result = status.run(settings(), check=True, **zones.injected)
+    assert {item["id"]: item["overdue"] for item in result["instances"]} == {
+        ID: "idle for 2 h 26 min",
+        "fresh": None,
+        "stopped": "stopped: it powered itself off",
+    }
+    assert zones.asked == [(ID, Secret(KEY))]
+    assert zones.made("POST", "PUT", "DELETE") == []
+    assert zones.shut == []
+
+
+@pytest.mark.parametrize(
+    ("reach", "overdue"), [("any", "idle by its label for 4 h 2 min, and not reachable"), ("limited", None)]
+)
+def test_a_check_takes_silence_for_what_a_reaper_takes_it_for(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch, reach: str, overdue: str | None
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=IDLE, reach=reach)))
+
+    def unreachable(_: object) -> None:
+        raise Unreachable("it cannot be reached: refused.")
+
+    monkeypatch.setattr(Agent, "status", unreachable)
+    (item,) = status.run(settings(), check=True, **zones.injected)["instances"]
+    assert item["overdue"] == overdue
+
+
+def test_a_check_finds_users_whose_programs_write_no_labels(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    zones.said = {"idle_s": 60.0}
+    (item,) = status.run(settings(), check=True, **zones.injected)["instances"]
+    assert item["overdue"] is None
+
+
 @pytest.mark.parametrize("function", [status, reap_idle], ids=["status", "reap_idle"])
 def test_with_nothing_there_it_is_said_that_nothing_costs(zones: Zones, function: Any) -> None:
     assert function.text(function.run(settings(), **zones.injected)) == (
@@ -341,6 +381,48 @@ def test_another_model_is_pulled_onto_an_existing_instance_and_other_differences
     assert result["model"] == "qwen3:4b"
     assert zones.calls[-1] == ("POST", "/api/pull", {"model": "qwen3:4b", "stream": True})
     assert "EXOSCALE_IDLE_TIMEOUT (its own: 1800, set: 60)" in notes[-1]
+
+
+def leftover(**changes: Any) -> dict[str, Any]:
+    """One of another name that only a reaper has a use for."""
+    labels = label_map(activity=IDLE, name="nother")
+    return instance(**({"id": "leftover", "state": "error", "labels": labels} | changes))
+
+
+@pytest.mark.parametrize("there", [[], [instance(labels=label_map(activity=NOW))]], ids=["created", "found"])
+@pytest.mark.parametrize("wait", [True, False], ids=["waiting", "not waiting"])
+def test_provision_reaps_what_is_overdue_in_its_zone_but_not_what_it_hands_out(
+    zones: Zones, there: list[dict[str, Any]], wait: bool
+) -> None:
+    zones.instances["ch-gva-2"] += [leftover(), *(dict(one) for one in there)]
+    zones.instances["de-fra-1"].append(leftover(id="elsewhere"))
+    notes: list[str] = []
+    result = provision.run(settings(), wait=wait, note=notes.append, **zones.injected)
+    assert result["id"] == (ID if there else NEW)
+    assert zones.made("DELETE") == ["DELETE ch-gva-2/v2/instance/leftover"]
+    assert [note for note in notes if "leftover" in note] == [
+        "Instance leftover (other) was destroyed on the way: in state error."
+    ]
+
+
+def test_provision_that_is_denied_to_reap_does_its_own_work_and_says_nothing_of_it(zones: Zones) -> None:
+    zones.instances["ch-gva-2"] += [leftover(), instance(labels=label_map(activity=NOW))]
+    zones.faults["DELETE /instance/leftover"] = refusal(403, "Forbidden by role policy for compute")
+    notes: list[str] = []
+    assert provision.run(settings(), note=notes.append, **zones.injected)["id"] == ID
+    assert zones.made("DELETE") == ["DELETE ch-gva-2/v2/instance/leftover"]
+    assert not any("leftover" in note for note in notes)
+
+
+def test_provision_with_nothing_overdue_makes_no_request_for_it(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=NOW)))
+    provision.run(settings(), **zones.injected)
+    alone = zones.made()
+    zones.calls.clear()
+    fresh = leftover(state="running", labels=label_map(activity=NOW, name="nother"))
+    zones.instances["ch-gva-2"].append(fresh)
+    provision.run(settings(), **zones.injected)
+    assert zones.made() == alone
 
 
 @pytest.mark.parametrize(

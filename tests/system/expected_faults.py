@@ -63,7 +63,7 @@ ENDPOINT_WORDS: Final = {
     "503": r"takes no new requests \(fenced\)|proof of its certificate \(yet\): 503|answered 503: ",
     "garbage": r"not with JSON|the proof with something else|answered 200: ",
     "shape": r"not with a status that can be read|the proof with something else|answered 200: ",
-    "409": r"was kept: (fenced: another reaper|in use: )",
+    "409": r"What was kept goes once nobody uses it; --force ends it all the same",
 }
 """What a run that ends with 1 says of the fault that it met, as regular expressions."""
 

@@ -122,7 +122,7 @@ class Clerk(User):
     def __init__(self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, nap_s: float) -> None:
         super().__init__(simulator)
         injected = {"sleep": lambda seconds: time.sleep(nap_s), "clock": simulator.clock.now}
-        for function in (Api.__init__, provision.run, reap_idle.run, status_verb.run, stop.run):
+        for function in (Api.__init__, provision.run, reap_idle.run, reap_idle.tidy, status_verb.run, stop.run):
             defaults: dict[str, Any] = function.__kwdefaults__ or {}
             monkeypatch.setattr(function, "__kwdefaults__", {**defaults, **injected})
 

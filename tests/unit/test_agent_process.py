@@ -283,7 +283,7 @@ def test_a_stream_that_ends_between_two_questions_was_activity(machine: Machine)
 def test_the_fence_is_a_file_while_it_stands_and_is_kept_through_restarts(machine: Machine) -> None:
     fence = machine.run / "fence"
     began = time.monotonic()
-    assert machine.ask("PUT", f"fence/{A}") == (201, {"lease_s": 120.0, "committed": False})
+    assert machine.ask("PUT", f"fence/{A}") == (201, {"lease_s": 120.0, "committed": False, "committed_s": None})
     assert time.monotonic() - began >= 0.1, "the answer waits for workers on their way"
     assert fence.exists()
     machine.advance(60)

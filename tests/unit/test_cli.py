@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -22,8 +23,8 @@ from client.terminal import Terminal
 from tests.fakes import API_KEY, API_SECRET, KEY, World, instance, label_map, settings
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["provision", "status", "reap", "generate", "env"]
-SIBLINGS = {"provision": "provision", "status": "status", "reap_idle": "reap"}
+VERBS = ["provision", "status", "stop", "reap", "generate", "env"]
+SIBLINGS = {"provision": "provision", "status": "status", "stop": "stop", "reap_idle": "reap"}
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +256,135 @@ def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
     assert bool(err) is bool(loud)
 
 
+def answering(result: dict[str, Any], given: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """A function of the project that notes its keyword arguments in `given`."""
+
+    def run(*_: object, **kwargs: Any) -> dict[str, Any]:
+        given.update(kwargs)
+        return result
+
+    return run
+
+
+def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    """What `status` found: one instance for each reason to be overdue, healthy where that is None."""
+    plain = {
+        "name": "exollama",
+        "zone": "ch-gva-2",
+        "state": "running",
+        "model": "m",
+        "deadline": "2026-11-30T12:00:00+00:00",
+        "deadline_s": 500_000,
+        "age_s": 60,
+        "idle_s": 60,
+        "reap": {"decision": "keep", "reason": "used 60 s ago"},
+        "said": None,
+    }
+    items = [plain | {"id": f"id-{n}", "overdue": reason} | changes for n, reason in enumerate(late)]
+    return {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "shown", "loud"),
+    [
+        (surveyed(None, None), 0, [], []),
+        (surveyed(), 0, [], []),
+        (
+            surveyed(None, "idle for 5 h"),
+            1,
+            ["id-1"],
+            ["id-1 (exollama) should be gone: idle for 5 h", "exollama reap"],
+        ),
+        (surveyed("x", "y"), 1, ["id-0", "id-1"], ["id-0", "id-1"]),
+        (surveyed(None, failed=["de-fra-1 was not looked at"]), 1, [], ["de-fra-1 was not looked at"]),
+        (surveyed(None, deadline_s=60), 0, [], []),
+    ],
+    ids=["all well", "nothing there", "one overdue", "two overdue", "a zone failed", "a deadline near"],
+)
+def test_a_check_is_silent_and_0_where_all_is_well_and_else_1_with_only_what_is_overdue(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: dict[str, Any],
+    code: int,
+    shown: list[str],
+    loud: list[str],
+) -> None:
+    import functions.status
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(functions.status, "run", answering(result, given))
+    assert words("status", "--check") == code
+    assert given == {"probe": False, "check": True}
+    out, err = capsys.readouterr()
+    assert re.findall(r"id-[0-9]", out) == shown
+    assert [line for line in loud if line in err] == loud
+    assert bool(err) is bool(loud)
+
+
+def test_a_check_as_json_is_the_whole_result_with_the_same_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import functions.status
+
+    monkeypatch.setattr(functions.status, "run", lambda *_, **__: surveyed(None, "idle for 5 h"))
+    assert words("status", "--check", "--json") == 1
+    assert [one["overdue"] for one in json.loads(capsys.readouterr().out)["instances"]] == [None, "idle for 5 h"]
+
+
+def test_without_a_check_status_shows_all_warns_of_a_deadline_and_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import functions.status
+
+    monkeypatch.setattr(functions.status, "run", lambda *_, **__: surveyed(None, None, deadline_s=60))
+    assert words("status") == 0
+    out, err = capsys.readouterr()
+    assert re.findall(r"id-[0-9]", out) == ["id-0", "id-1"]
+    assert err.count("reaches its deadline at 2026-11-30T12:00:00+00:00") == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "loud"),
+    [
+        (reaped("destroyed", "stopped"), 0, []),
+        (reaped("kept"), 1, ["What was kept goes once nobody uses it; --force ends it all the same."]),
+        (reaped("destroyed", "failed"), 1, ["failed (exollama): because failed"]),
+    ],
+    ids=["done", "in use", "failed"],
+)
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        ([], {"force": False, "keep_disk": False}),
+        (["--force"], {"force": True, "keep_disk": False}),
+        (["--keep-disk", "--json"], {"force": False, "keep_disk": True}),
+    ],
+    ids=["plain", "force", "keep disk, json"],
+)
+def test_stop_ends_with_0_only_where_everything_was_stopped_and_says_what_else_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    result: dict[str, Any],
+    code: int,
+    loud: list[str],
+    flags: list[str],
+    given: dict[str, bool],
+) -> None:
+    import functions.stop
+
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(functions.stop, "run", answering(result, seen))
+    assert words("stop", *flags) == code
+    assert seen == given
+    out, err = capsys.readouterr()
+    assert [line for line in loud if line in err] == loud
+    assert bool(err) is bool(loud)
+    if "--json" in flags:
+        assert json.loads(out) == result
+    else:
+        assert [line.split()[0] for line in out.splitlines()] == [one["outcome"] for one in result["instances"]]
+
+
 # -- generate's arguments
 
 
@@ -310,6 +440,42 @@ def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(use, "MAX_PROMPT", 1 << 20)
     with pytest.raises(SettingsError, match="over 1 MiB"):
         parsed("x" * (1 << 20) + "x")
+
+
+# -- what generate reaps on the way
+
+
+def test_generate_waits_for_what_it_reaps_once_the_answer_is_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out: list[str] = []
+    session = SimpleNamespace(
+        generate=lambda *_: {"response": "blue"}, finish=lambda: out.append(capsys.readouterr().out), used=None
+    )
+    monkeypatch.setattr(use, "_session", lambda *_, **__: session)
+    assert words("generate", "why?", "--no-stream") == 0
+    assert out == ["blue\n"]
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["with urllib3", "without"])
+def test_generate_reaps_where_urllib3_is_installed_and_else_does_without(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    import functions.reap_idle
+
+    given: list[object] = []
+
+    def tidy(*arguments: object, **_: object) -> Callable[[], None]:
+        given.extend(arguments[1:])
+        return lambda: None
+
+    monkeypatch.setattr(functions.reap_idle, "tidy", tidy)
+    monkeypatch.setattr(verbs, "has_urllib3", lambda: installed)
+    session = use._session(settings(), Terminal(io.StringIO()), provision=False)
+    listed = [instance()]
+    assert session._tidy
+    session._tidy(listed, "spared")()
+    assert given == ([listed, "spared"] if installed else [])
 
 
 # -- what a person sees

@@ -1,39 +1,14 @@
 """One instance reaped: asked before it is judged, read again before the deed, one deed, done when the API says so."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, Unanswered, Unreachable, Untrusted
-from client.model import Instance
+from client.errors import ApiError, ClockError, Untrusted
 from client.settings import Secret
-from functions.deeds import CONFIRM_S, Refused, destroy, stop
-from functions.protocol import ASKS, Outcome, reap_one, vouched
-from tests.fakes import DAY, KEY, NOW, OTHER_NONCE, Machine, World, label_map
-
-IDLE = NOW - timedelta(hours=5)
-LOST = Unanswered("DELETE", "/instance/a", "connection reset", sent=True)
-BUSY = Conflict("DELETE", "/instance/a", 409, "Operation not permitted: protected (409).")
-DENIED = Denied("DELETE", "/instance/a", 403, "Forbidden by role policy for compute.")
-
-
-def idle(**changes: Any) -> Machine:
-    """A machine that nobody uses: a day old, idle by its label and by its own word."""
-    given: dict[str, Any] = {"id": "a", "created": NOW - DAY, "labels": label_map(activity=IDLE), "idle_s": 9999.0}
-    return Machine(**(given | changes))
-
-
-def reap(world: World, **given: Any) -> Outcome:
-    """One pass over the only instance, as a list shows it now."""
-    (listed,) = world.list_instances()
-    world.calls.clear()
-    return reap_one(world, world.connect, listed, **given)
-
-
-def listed(world: World) -> Instance:
-    return world.get_instance("a")
-
+from functions.protocol import ASKS, reap_one, vouched
+from tests.fakes import KEY, NOW, OTHER_NONCE, Machine, World, label_map
+from tests.reaping import BUSY, DENIED, IDLE, LOST, idle, reap
 
 # -- observe, decide, ask, act
 
@@ -252,147 +227,7 @@ def test_no_time_label_makes_it_escape(key: str, label: str, reachable: bool) ->
     assert reap(world).outcome in ("kept", "destroyed", "failed")
 
 
-def test_a_fence_that_was_not_lifted_is_lifted_once_more() -> None:
-    world = World(idle())
-    world.fail("delete_instance", BUSY)
-    world.fail("unfence", Unreachable("the agent is not up"))
-    assert reap(world).outcome == "failed"
-    assert len(world.named("unfence")) == 2
-    assert world.machines["a"].fence is None
-
-
-# -- the deed
-
-
-def test_a_destruction_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
-    world = World(idle())
-    world.fail("delete_instance", LOST, after=True)
-    destroy(world, listed(world))
-    assert len(world.named("delete_instance")) == 1
-
-
-def test_a_destruction_that_did_not_happen_is_repeated_once_after_reading_the_instance_again() -> None:
-    world = World(idle())
-    world.fail("delete_instance", LOST)
-    destroy(world, listed(world))
-    between = [name for name, _ in world.calls[world.calls.index(("delete_instance", "a")) + 1 :]]
-    assert between[0] == "get_instance"
-    assert between.count("delete_instance") == 1
-    assert world.machines == {}
-
-
-def test_a_destruction_that_goes_on_failing_is_given_up_after_the_second() -> None:
-    world = World(idle())
-    world.fail("delete_instance", *[ApiError("DELETE", "/instance/a", 500, "broken")] * 9)
-    with pytest.raises(ExollamaError, match="broken"):
-        destroy(world, listed(world))
-    assert len(world.named("delete_instance")) == 2
-
-
-def test_a_destruction_whose_answer_was_lost_is_not_repeated_where_the_instance_cannot_be_read_again() -> None:
-    world = World(idle())
-    world.fail("delete_instance", LOST)
-    instance = listed(world)
-    world.fail("get_instance", *[ApiError("GET", "/instance/a", 500, "broken")] * 9)
-    with pytest.raises(ExollamaError, match="was not answered") as told:
-        destroy(world, instance)
-    assert not isinstance(told.value, Refused)  # it may be carried out yet, so nothing is opened again
-    assert len(world.named("delete_instance")) == 1
-
-
-@pytest.mark.parametrize("refusal", [BUSY, DENIED], ids=["409", "403"])
-def test_a_definite_refusal_is_reported_in_its_words_with_what_may_be_behind_it_and_not_repeated(
-    refusal: Exception,
-) -> None:
-    world = World(idle())
-    world.fail("delete_instance", refusal)
-    with pytest.raises(ExollamaError, match=r"It still runs and costs\. Delete protection") as told:
-        destroy(world, listed(world))
-    assert str(refusal) in str(told.value)
-    assert len(world.named("delete_instance")) == 1
-
-
-def test_one_that_is_gone_already_is_destroyed() -> None:
-    world = World(idle())
-    instance = listed(world)
-    world.machines.clear()
-    destroy(world, instance)
-    assert len(world.named("delete_instance")) == 1
-
-
-@pytest.mark.parametrize("state", ["destroying", "destroyed", "expunging"])
-def test_one_that_is_irrevocably_going_is_gone(state: str) -> None:
-    world = World(idle())
-    world.operations["delete_instance"] = {"id": "op", "state": "pending"}
-    world.at(20, lambda: setattr(world.machines["a"], "state", state))
-    destroy(world, listed(world))
-    assert 20 <= world.elapsed_s < 30
-
-
-def test_one_that_stays_though_its_destruction_was_accepted_is_reported_after_a_bounded_time() -> None:
-    world = World(idle())
-    world.operations["delete_instance"] = {"id": "op", "state": "pending"}
-    with pytest.raises(ExollamaError, match="destruction of a"):
-        destroy(world, listed(world))
-    assert CONFIRM_S <= world.elapsed_s <= CONFIRM_S + 60
-    assert len(world.named("delete_instance")) == 1
-
-
-@pytest.mark.parametrize("told", [{"reason": "conflict"}, {}], ids=["with a reason", "without a reason"])
-@pytest.mark.parametrize("deed", ["delete_instance", "stop_instance"])
-def test_an_operation_that_failed_is_reported_as_that_and_not_waited_for(deed: str, told: dict[str, Any]) -> None:
-    world = World(idle())
-    world.operations[deed] = {"id": "op", "state": "failure"} | told
-    with pytest.raises(ExollamaError, match=told.get("reason", "no reason given")):
-        (destroy if deed == "delete_instance" else stop)(world, listed(world))
-    assert world.elapsed_s < 60
-
-
-def test_an_operation_that_cannot_be_read_is_no_failure_where_the_instance_is_gone() -> None:
-    world = World(idle())
-    world.fail("wait", ApiError("GET", "/operation/op", 200, "the answer is no JSON object"))
-    destroy(world, listed(world))
-    assert world.machines == {}
-
-
-def test_a_stop_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
-    world = World(idle())
-    world.fail("stop_instance", LOST, after=True)
-    stop(world, listed(world))
-    assert len(world.named("stop_instance")) == 1
-
-
-def test_a_stop_that_did_not_happen_is_repeated_once() -> None:
-    world = World(idle())
-    world.fail("stop_instance", LOST)
-    stop(world, listed(world))
-    assert len(world.named("stop_instance")) == 2
-
-
-def test_stopping_what_is_stopped_already_is_no_failure() -> None:
-    world = World(idle(state="stopped"))
-    world.fail("stop_instance", ApiError("PUT", "/instance/a:stop", 400, "Only running instances can be stopped"))
-    stop(world, listed(world))
-    assert len(world.named("stop_instance")) == 1
-
-
-def test_a_refused_stop_is_not_repeated() -> None:
-    world = World(idle())
-    world.fail("stop_instance", DENIED)
-    with pytest.raises(ExollamaError, match="Forbidden by role policy"):
-        stop(world, listed(world))
-    assert len(world.named("stop_instance")) == 1
-
-
-def test_a_stop_that_takes_its_time_is_waited_for_and_one_that_never_ends_is_reported() -> None:
-    world = World(idle())
-    world.operations["stop_instance"] = {"id": "op", "state": "pending"}
-    world.at(500, lambda: setattr(world.machines["a"], "state", "stopped"))
-    stop(world, listed(world))
-    assert 500 <= world.elapsed_s < 510
-    world.machines["a"].state = "stopping"
-    with pytest.raises(ExollamaError, match="stopping of a"):
-        stop(world, listed(world))
+# -- the whole
 
 
 def test_one_that_is_deleted_by_hand_while_it_stops_is_no_failure() -> None:

@@ -1,5 +1,7 @@
 """One use of the model: the instance found or woken, the key, the heartbeat, and what a stream can come to."""
 
+from collections.abc import Callable
+
 import pytest
 
 from client.endpoint import Endpoint
@@ -15,6 +17,7 @@ from client.errors import (
     Unreachable,
     Untrusted,
 )
+from client.model import Instance
 from client.settings import Secret
 from tests.fakes import DAY, KEY, NOW, Machine, World, instance, label_map
 from tests.sessions import HELLO, NOT_FOUND, PROMPT, PULLED, Lines, Use, machine
@@ -244,3 +247,71 @@ def test_a_fence_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_an_instance_without_an_address_is_not_reachable_yet() -> None:
     with pytest.raises(Unreachable, match="address"):
         Endpoint.of(instance(address=None), Secret(KEY))
+
+
+# -- what is reaped on the way
+
+
+def test_what_is_overdue_is_reaped_beside_a_use_but_not_the_one_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine(id="mine"), machine(id="other", created=NOW)))
+    use.generate()
+    assert use.tidied == [(["mine", "other"], "mine")]
+    assert use.finished == 0
+    use.session.finish()
+    assert use.finished == 1
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[Draining("fenced"), HELLO], [NOT_FOUND, PULLED, HELLO], [Unreachable("gone"), HELLO]],
+    ids=["fenced", "pulled", "unreachable"],
+)
+def test_a_use_that_needs_a_second_try_reaps_once(monkeypatch: pytest.MonkeyPatch, answers: list[Lines]) -> None:
+    use = Use(monkeypatch, World(machine()), *answers)
+    use.generate()
+    assert len(use.tidied) == 1
+
+
+@pytest.mark.parametrize("answers", [[HELLO], [Draining("fenced"), HELLO]], ids=["at once", "at a second try"])
+def test_one_that_was_woken_was_tidied_up_by_provision_and_is_not_again(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Lines]
+) -> None:
+    use = Use(monkeypatch, World(machine(id="other", state="stopped")), *answers, wake=True)
+    use.generate()
+    assert use.woken == 1
+    assert use.tidied == []
+    use.session.finish()
+
+
+def test_nothing_is_reaped_before_the_label_says_that_the_instance_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    writes: list[int] = []
+    tidy = use._tidy
+
+    def looking(listed: list[Instance], spare: str) -> Callable[[], None]:
+        writes.append(len(use.world.named("put_labels")))
+        return tidy(listed, spare)
+
+    use.session._tidy = looking
+    use.generate()
+    assert writes == [1]
+
+
+def test_a_use_that_finds_no_instance_reaps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine(labels=label_map(name="nother"))))
+    with pytest.raises(NoInstance):
+        use.generate()
+    assert use.tidied == []
+
+
+def test_whoever_only_looks_for_the_instance_reaps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()))
+    use.session.ready()
+    assert use.tidied == []
+
+
+def test_a_session_that_may_not_reap_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), tidies=False)
+    assert use.generate()["response"] == "Hello"
+    assert use.tidied == []
+    use.session.finish()
