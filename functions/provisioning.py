@@ -6,6 +6,7 @@ its own.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from client.settings import Secret
 from functions.creating import create
 from functions.plan import Draft
 from functions.policy import Decision, Verb, by_surplus, may_start
-from functions.protocol import ASKS, act, drain, vouched
+from functions.protocol import ASKS, Outcome, act, drain, vouched
 from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
@@ -334,12 +335,7 @@ class Provisioning:
     def _removed(self, instance_id: str) -> str:
         """End one that this run made, unless it got ready; what became of it, in words. It is owned, so it will go."""
         try:
-            seen = self.cloud.get_instance(instance_id)
-            header = seen.header()
-            if header and self._answers(seen):
-                outcome = drain(self.cloud, self.connect(seen, header.key), seen, by_surplus)
-            else:
-                outcome = act(self.cloud, seen, Decision(Verb.DESTROY, "not needed"))
+            outcome = self._end(self.cloud.get_instance(instance_id))
         except NotFound:
             return f"Instance {instance_id} is gone."
         except ExollamaError as error:
@@ -350,14 +346,16 @@ class Provisioning:
             return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
         return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."
 
-    def _answers(self, instance: Instance) -> bool:
-        """Whether it says anything of itself, asked as often as a reaper does before silence counts."""
-        for attempt in range(ASKS):
+    def _end(self, instance: Instance) -> Outcome:
+        """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
+        header = instance.header()
+        for attempt in range(ASKS if header else 0):
             if attempt:
                 self.cloud.sleep(PAUSE_S)
-            if self._status(instance.id):
-                return True
-        return False
+            with suppress(EndpointError):
+                assert header
+                return drain(self.cloud, self.connect(instance, header.key), instance, by_surplus)
+        return act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
 
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)
