@@ -49,6 +49,7 @@ class Upstream(http.server.ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: str) -> None:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
@@ -149,6 +150,8 @@ class Instance:
         self.booted()
         self.upstream = Upstream(address)
         self.thread = threading.Thread(target=self.upstream.serve_forever, kwargs={"poll_interval": 0.05})
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
         self.agent: subprocess.Popen[bytes] | None = None
         self.nginx: subprocess.Popen[bytes] | None = None
 
@@ -230,9 +233,7 @@ class Instance:
         self.thread.join(10)
 
     def connect(self) -> ssl.SSLSocket:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context.wrap_socket(socket.create_connection((self.address, 11435), ANSWER_TIMEOUT_S))
+        return self.context.wrap_socket(socket.create_connection((self.address, 11435), ANSWER_TIMEOUT_S))
 
     @contextmanager
     def asking(
