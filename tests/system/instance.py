@@ -45,7 +45,7 @@ class Upstream(http.server.ThreadingHTTPServer):
     """Stands where Ollama does: says what it was sent, and sends what the query asks for, step by step.
 
     `status`, `size` or `chunks`; `wait` seconds before the answer begins, `gap` between chunks (else the gate opens
-    for each), `id` to be known by.
+    for each, its own where `id` has one), `id` to be known by.
     """
 
     daemon_threads = True
@@ -57,6 +57,7 @@ class Upstream(http.server.ThreadingHTTPServer):
         self.received = 0
         self.finished = 0
         self.gate = threading.Semaphore(0)
+        self.gates: dict[str, threading.Semaphore] = {}
         super().__init__((address, 11434), Ollama)
 
     def server_bind(self) -> None:
@@ -83,7 +84,8 @@ class Ollama(http.server.BaseHTTPRequestHandler):
             self.send_response(int(asked.get("status", 200)))
             self.send_header("X-Exollama", "draining")
             if "chunks" in asked:
-                self.stream(int(asked["chunks"]), asked.get("gap"))
+                gate = self.server.gates.get(asked.get("id", ""), self.server.gate)
+                self.stream(int(asked["chunks"]), asked.get("gap"), gate)
             else:
                 body = b"x" * int(asked.get("size", 2))
                 self.send_header("Content-Length", str(len(body)))
@@ -110,12 +112,12 @@ class Ollama(http.server.BaseHTTPRequestHandler):
                 left -= len(part)
                 self.server.received += len(part)
 
-    def stream(self, chunks: int, gap: str | None) -> None:
+    def stream(self, chunks: int, gap: str | None, gate: threading.Semaphore) -> None:
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         for number in range(chunks):
             if gap is None:
-                self.server.gate.acquire(timeout=ANSWER_TIMEOUT_S)
+                gate.acquire(timeout=ANSWER_TIMEOUT_S)
             else:
                 time.sleep(float(gap))
             line = json.dumps({"number": number}).encode() + b"\n"
@@ -194,9 +196,11 @@ class Instance:
         until(self.agent_answers, "the agent")
 
     def agent_answers(self) -> bool:
+        """Whether it listens, for nginx's user too."""
+        file = self.run / "agent.sock"
         with socket.socket(socket.AF_UNIX) as link, suppress(OSError):
-            link.connect(str(self.run / "agent.sock"))
-            return True
+            link.connect(str(file))
+            return file.stat().st_mode & 0o777 == 0o660
         return False
 
     def stop_agent(self) -> None:
