@@ -94,7 +94,7 @@ class Client(threading.Thread):
         self.count = 0
         self.loud = [self.whole, self.pending, self.streaming, self.slow_reader, self.slow_sender, self.slow_head]
         self.loud += [self.keep_alive, self.gone]
-        self.quiet: list[Callable[[], None]] = [self.listing, self.watching, self.keyless]
+        self.quiet: list[Callable[[], None]] = [self.listing, self.watching, self.slow_reader, self.keyless]
 
     def run(self) -> None:
         try:
@@ -132,9 +132,11 @@ class Client(threading.Thread):
             self.exchange(wire, "streaming", self.stream())
 
     def slow_reader(self) -> None:
-        """It takes part of a large answer, and the rest only later."""
+        """It takes part of a large answer, and the rest only later, when nginx and Ollama are done with it."""
+        method = "POST" if self.storm.is_set() else "GET"
         with self.connected(buffer=4096) as wire:
-            self.exchange(wire, "slow_reader", f"size={self.random.randint(200_000, 600_000)}", stall_s=0.3)
+            size = self.random.randint(200_000, 600_000)
+            self.exchange(wire, "slow_reader", f"size={size}", method=method, stall_s=1.0)
 
     def slow_sender(self) -> None:
         """Its body comes in pieces."""
