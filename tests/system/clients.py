@@ -17,12 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
 
 from tests.system.instance import KEY, Instance
-
-UNREAD_BYTES: Final = 4096 + 16384
-"""What a slow reader may miss: the agent's UNREAD_BYTES on the wire, and the TLS record that they belong to."""
 
 
 @dataclass(slots=True)
@@ -59,14 +55,8 @@ class Ledger:
         """Accepted, and neither finished nor left by its own client."""
         return [r for r in self.requests if r.ended == "broken" and self.accepted(r)]
 
-    def tails(self) -> list[Request]:
-        """Slow readers that miss no more than what the agent cannot tell from an answer without a key."""
-        short = [r for r in self.broken() if r.kind == "slow_reader" and 0 < (r.missing or 0) <= UNREAD_BYTES]
-        return [r for r in short if not self.by_kill(r)]
-
     def cut_by_reaper(self) -> list[Request]:
-        tails = self.tails()
-        return [r for r in self.broken() if not self.by_kill(r) and r not in tails]
+        return [r for r in self.broken() if not self.by_kill(r)]
 
     def refused_but_seen(self) -> list[Request]:
         return [r for r in self.requests if r.ended in ("refused", "denied") and r.id in self.instance.upstream.ids]
@@ -78,7 +68,6 @@ class Ledger:
         counts["accepted"] = sum(map(self.accepted, self.requests))
         counts["cut by a killed worker"] = sum(map(self.by_kill, broken))
         counts["cut by the reaper"] = len(self.cut_by_reaper())
-        counts["tails"] = len(self.tails())
         counts["never reached it"] = sum(r.ended == "broken" for r in self.requests) - len(broken)
         return counts
 

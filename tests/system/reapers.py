@@ -29,6 +29,7 @@ from tests.system.clients import Ledger
 from tests.system.instance import until
 
 LEASE_S, COMMIT_MARGIN_S = 120.0, 600.0  # the contract's
+UNREAD_BYTES = 4096  # what the agent cannot tell from an answer to somebody without a key
 
 
 def connections() -> list[list[str]]:
@@ -161,10 +162,14 @@ class Zone:
     def _end(self, how: str) -> None:
         """Off at once, like a machine that is deleted, and a fresh one in its place."""
         instance = self.instance
-        remote = "".join(f"{int(part):02X}" for part in reversed(instance.address.split("."))) + f":{11434:04X}"
-        in_flight = sum(row[2] == remote and row[3] in ("01", "02", "08") for row in connections())
-        if in_flight:
+        address = "".join(f"{int(part):02X}" for part in reversed(instance.address.split(".")))
+        ollama, nginx = f"{address}:{11434:04X}", f"{address}:{11435:04X}"
+        table = connections()
+        if in_flight := sum(row[2] == ollama and row[3] in ("01", "02", "08") for row in table):
             self.wrongs.append(f"{how} with {in_flight} requests on their way to Ollama")
+        # A process that is killed leaves them to the kernel, which delivers them all the same; a machine takes it along.
+        if unread := sum(row[1] == nginx and int(row[4].partition(":")[0], 16) > UNREAD_BYTES for row in table):
+            self.wrongs.append(f"{how} with {unread} answers that were not taken yet")
         if self.fence().get("committed") is None:
             self.wrongs.append(f"{how} without a commit")
         assert instance.nginx
