@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,12 @@ class Machine:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(15)
             link.connect(str(self.run / "agent.sock"))
-            link.sendall(request)
             answer = b""
-            while part := link.recv(65536):
-                answer += part
+            with suppress(ConnectionError):  # it may have answered before all of a request that is too long was sent
+                link.sendall(request)
+            with suppress(ConnectionError):
+                while part := link.recv(65536):
+                    answer += part
             return answer
 
     def ask(
@@ -146,7 +149,8 @@ class Machine:
         connection.sock = socket.socket(socket.AF_UNIX)
         try:
             connection.sock.connect(str(self.run / "agent.sock"))
-            connection.request(method, f"/.exollama/{path}", body, headers or {})
+            with suppress(BrokenPipeError):  # answered before its body, which is too long
+                connection.request(method, f"/.exollama/{path}", body, headers or {})
             response = connection.getresponse()
             raw = response.read()
             if raw:
