@@ -242,9 +242,10 @@ class Endpoint:
             nonce, mac = str(proof["nonce"]), str(proof["mac"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Unreachable(f"{self.url} answers the proof with something else: {body[:80]!r}.") from None
-        message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode()
-        expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest()
-        if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not hmac.compare_digest(expected.encode(), mac.encode()):
+        message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode("utf-8", "replace")
+        expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest().encode()
+        good = hmac.compare_digest(expected, mac.encode("utf-8", "replace"))
+        if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not good:
             raise Untrusted(
                 f"The certificate of {self.url} ({fingerprint[:16]}…) is not vouched for by our key: either somebody "
                 "intercepts the connection, or the key is a wrong one (unset EXOSCALE_OLLAMA_KEY to use the instance's "
