@@ -108,7 +108,9 @@ class Endpoint:
 
     def commit(self, owner: str) -> None:
         """Stay shut until this owner lifts the fence. Raises FenceRefused with the reason where it is in use."""
-        self._agent("POST", f"/.exollama/fence/{owner}/commit", (200,))
+        said = self._agent("POST", f"/.exollama/fence/{owner}/commit", (200,))
+        if said.get("committed") is not True:
+            raise Garbled(f"{self.url} answers the commit with something else: {_glimpse(said)}.")
 
     def unfence(self, owner: str) -> None:
         """Take requests again, committed or not. Raises FenceRefused where another's fence stands."""
