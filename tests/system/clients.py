@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -83,7 +83,7 @@ class Client(threading.Thread):
         self.count = 0
         self.loud = [self.whole, self.pending, self.streaming, self.slow_reader, self.slow_sender, self.slow_head]
         self.loud += [self.keep_alive, self.gone]
-        self.quiet: list[Callable[[], None]] = [self.listing, self.watching, self.slow_reader, self.keyless]
+        self.quiet = [*[self.listing, self.watching, self.keyless] * 2, self.slow_reader]
 
     def run(self) -> None:
         try:
@@ -125,7 +125,7 @@ class Client(threading.Thread):
         method = "POST" if self.storm.is_set() else "GET"
         with self.connected(buffer=4096) as wire:
             size = self.random.randint(200_000, 600_000)
-            self.exchange(wire, "slow_reader", f"size={size}", method=method, stall_s=1.0)
+            self.exchange(wire, "slow_reader", f"size={size}", method=method, stall_s=0.8)
 
     def slow_sender(self) -> None:
         """Its body comes in pieces."""

@@ -167,7 +167,7 @@ class Zone:
         table = connections()
         if in_flight := sum(row[2] == ollama and row[3] in ("01", "02", "08") for row in table):
             self.wrongs.append(f"{how} with {in_flight} requests on their way to Ollama")
-        # A process that is killed leaves them to the kernel, which delivers them all the same; a machine takes it along.
+        # The kernel delivers what a killed process leaves to it; a machine takes both along.
         if unread := sum(row[1] == nginx and int(row[4].partition(":")[0], 16) > UNREAD_BYTES for row in table):
             self.wrongs.append(f"{how} with {unread} answers that were not taken yet")
         if self.fence().get("committed") is None:

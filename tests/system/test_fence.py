@@ -1,6 +1,7 @@
 """The real fence: the rendered nginx and agent between clients at every stage of a request and several reapers.
 
-EXOLLAMA_FENCE_REQUESTS is how many requests are made at least (2,000), across a tenth as many attempts to reap.
+EXOLLAMA_FENCE_REQUESTS is how many requests are made at least (2,000), across a tenth as many attempts to reap, of
+which one in twenty succeeds beneath the clients.
 """
 
 import os
@@ -16,7 +17,7 @@ from tests.system.instance import Instance, running, until
 from tests.system.reapers import Mishaps, Reaper, Zone, hasty, wished
 
 REQUESTS = int(os.environ.get("EXOLLAMA_FENCE_REQUESTS", "2000"))
-ATTEMPTS = REQUESTS // 10
+ATTEMPTS, REAPS = REQUESTS // 10, REQUESTS // 200
 ROUNDS = 3
 CLIENTS = 48
 JUDGES = [hasty, hasty, hasty, wished, wished, None, None]
@@ -37,11 +38,15 @@ class Round:
             Mishaps(zone, self.over, seed=seed),
         ]
 
-    def run(self, requests: int, attempts: int, until_s: float) -> None:
+    def run(self, share: float, until_s: float) -> None:
         for thread in self.threads:
             thread.start()
         try:
-            while len(self.ledger.requests) < requests or self.zone.counts["attempts"] < attempts:
+            while (
+                len(self.ledger.requests) < REQUESTS * share
+                or self.zone.counts["attempts"] < ATTEMPTS * share
+                or self.zone.counts["reaped"] < REAPS * share
+            ):
                 assert not self.ledger.troubles, self.ledger.troubles[0]
                 assert time.monotonic() < until_s, (self.ledger.counts(), self.zone.counts)
                 self.wave()
@@ -57,7 +62,7 @@ class Round:
         wait(lambda: len(self.ledger.requests) >= asked + 80, 20)
         self.storm.clear()
         life, passes = self.zone.life, self.zone.counts["passes"]
-        wait(lambda: self.zone.life > life or self.zone.counts["passes"] >= passes + 10, 20)
+        wait(lambda: self.zone.life > life or self.zone.counts["passes"] >= passes + 15, 20)
 
 
 def wait(true: Callable[[], bool], seconds: float) -> None:
@@ -89,8 +94,7 @@ def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within
         zone = Zone(ledger)
         passes = []
         for number in range(1, ROUNDS + 1):
-            share = number / ROUNDS
-            Round(zone, number).run(int(REQUESTS * share), int(ATTEMPTS * share), began + PATIENCE_S)
+            Round(zone, number).run(number / ROUNDS, began + PATIENCE_S)
             passes.append(passes_once_requests_ended(instance, zone))
     counts, kinds = ledger.counts(), Counter(r.kind for r in ledger.requests if ledger.accepted(r))
     with capsys.disabled():
@@ -108,6 +112,5 @@ def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within
     assert len(kinds) == 10, "every kind of client that has the key was accepted"
     assert counts["refused"]
     assert counts["denied"]
-    assert zone.counts["reaped"] > ROUNDS, "others than at the rounds' ends"
     for what in ("another's fence", "commits refused", "workers killed", "agent restarts"):
         assert zone.counts[what], what
