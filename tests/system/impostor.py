@@ -36,22 +36,27 @@ class Impostor:
         proof: bytes | None = None,
         answers: Callable[[str], bytes | None] = lambda _asked: None,
     ) -> None:
-        certificate, private = folder / "cert.pem", folder / "key.pem"
-        make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={address}"
-        subprocess.run(
-            [*make.split(), "-out", str(certificate), "-keyout", str(private)], check=True, capture_output=True
-        )
+        self._address, self._folder = address, folder
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate = self.certify()
         fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
         message = f"exollama-tls-v1\n{NONCE}\n{fingerprint}".encode()
         mac = hmac.new((mac_key or "a key of its own").encode(), message, hashlib.sha256).hexdigest()
         self.proof = proof or json.dumps({"nonce": NONCE, "mac": mac}).encode()
         self.answers = answers
         self.heard = bytearray()
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, private)
         self._server = socket.create_server((address, 11435))
         self._talking: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve)
+
+    def certify(self) -> Path:
+        """A new certificate for every connection from now on; the proof stays that of the first."""
+        certificate, private = self._folder / "cert.pem", self._folder / "key.pem"
+        make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={self._address}"
+        files = ["-out", str(certificate), "-keyout", str(private)]
+        subprocess.run([*make.split(), *files], check=True, capture_output=True)
+        self._context.load_cert_chain(certificate, private)
+        return certificate
 
     def __enter__(self) -> "Impostor":
         self._thread.start()

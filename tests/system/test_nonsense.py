@@ -187,6 +187,26 @@ def test_a_fence_whose_lifting_is_answered_with_nonsense_is_told_and_lapses(
     assert "DELETE /.exollama/fence/" in heard
 
 
+def test_an_instance_that_shows_another_certificate_after_its_status_is_not_fenced_and_gets_no_key(
+    records: Simulator, clerk: Clerk, tmp_path: Path
+) -> None:
+    seen = plant(records, key=KEY)
+    assert seen.ip
+
+    def answer(asked: str) -> bytes | None:
+        if asked != "GET /.exollama/status":
+            return None
+        one.certify()
+        one.heard.clear()
+        return said().replace(b"HTTP/1.1 200 x", b"HTTP/1.1 200 x\r\nConnection: close")
+
+    with Impostor(seen.ip, tmp_path, KEY, answers=answer) as one:
+        clerk.run("reap").ended(1, "is not vouched for by our key")
+    assert bytes(one.heard).startswith(b"GET /.exollama/proof")
+    assert KEY.encode() not in one.heard
+    assert changes(records) == []
+
+
 def test_with_answers_that_make_sense_the_same_instance_is_destroyed(
     records: Simulator, clerk: Clerk, tmp_path: Path
 ) -> None:
