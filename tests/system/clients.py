@@ -73,7 +73,7 @@ class Ledger:
 
 
 class Client(threading.Thread):
-    """One client after another, of kinds drawn by lot, until `over`; in a lull a sixth, and only without activity."""
+    """One client after another, of kinds drawn by lot, until `over`; in a lull a twelfth, and only without activity."""
 
     def __init__(self, ledger: Ledger, number: int, storm: threading.Event, over: threading.Event) -> None:
         super().__init__(name=f"client {number}")
@@ -88,8 +88,8 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while not self.over.is_set():
-                storm = self.storm.is_set() or (self.number % 6 > 0 and self.storm.wait(0.5))
-                if not storm and self.number % 6:
+                storm = self.storm.is_set() or (self.number % 12 > 0 and self.storm.wait(0.5))
+                if not storm and self.number % 12:
                     continue
                 kind = self.random.choice([*self.loud, *self.quiet] if storm else self.quiet)
                 try:
@@ -162,9 +162,9 @@ class Client(threading.Thread):
             self.exchange(wire, "listing", f"size={self.random.randint(2, 9000)}", method="GET")
 
     def watching(self) -> None:
-        """The same as a stream."""
+        """The same as a stream, often longer than a reaper takes from its fence to its commit."""
         with self.connected() as wire:
-            self.exchange(wire, "watching", self.stream(), method="GET")
+            self.exchange(wire, "watching", self.stream(longest_s=0.15), method="GET")
 
     def keyless(self) -> None:
         """A slow body without the key."""
@@ -173,8 +173,8 @@ class Client(threading.Thread):
 
     # -- how
 
-    def stream(self) -> str:
-        return f"chunks={self.random.randint(2, 9)}&gap={self.random.uniform(0.003, 0.06):.3f}"
+    def stream(self, longest_s: float = 0.06) -> str:
+        return f"chunks={self.random.randint(2, 9)}&gap={self.random.uniform(0.003, longest_s):.3f}"
 
     @contextmanager
     def connected(self, buffer: int = 0) -> Iterator[ssl.SSLSocket]:
