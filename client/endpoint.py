@@ -21,6 +21,7 @@ from client.errors import (
     Draining,
     EndpointError,
     FenceRefused,
+    Garbled,
     KeyRejected,
     OllamaError,
     StreamCut,
@@ -73,22 +74,25 @@ class Endpoint:
     def status(self) -> dict[str, Any]:
         """What the instance says of itself: idle_s, in_flight, requests, boot, fence, policy, versions.
 
-        Raises Unreachable (also for an answer that is not of this shape), Untrusted, KeyRejected.
+        Raises Unreachable (Garbled for an answer that is not of this shape), Untrusted, KeyRejected.
         """
         status = self._agent("GET", "/.exollama/status", (200,))
         idle_s, in_flight, boot = status.get("idle_s"), status.get("in_flight"), status.get("boot")
         sane = (
             isinstance(idle_s, int | float)
+            and not isinstance(idle_s, bool)
             and 0 <= idle_s < MAX_SECONDS
             and isinstance(in_flight, int)
+            and not isinstance(in_flight, bool)
             and in_flight >= 0
             and isinstance(boot, dict)
             and isinstance(boot.get("phase"), str)
+            and boot["phase"].isprintable()
             and isinstance(boot.get("log", []), list)
             and isinstance(status.get("fence"), dict | None)
         )
         if not sane:
-            raise Unreachable(f"{self.url} answers, but not with a status that can be read: {str(status)[:120]!r}.")
+            raise Garbled(f"{self.url} answers, but not with a status that can be read: {_glimpse(status)}.")
         return status
 
     def touch(self) -> None:
@@ -104,7 +108,9 @@ class Endpoint:
 
     def commit(self, owner: str) -> None:
         """Stay shut until this owner lifts the fence. Raises FenceRefused with the reason where it is in use."""
-        self._agent("POST", f"/.exollama/fence/{owner}/commit", (200,))
+        said = self._agent("POST", f"/.exollama/fence/{owner}/commit", (200,))
+        if said.get("committed") is not True:
+            raise Garbled(f"{self.url} answers the commit with something else: {_glimpse(said)}.")
 
     def unfence(self, owner: str) -> None:
         """Take requests again, committed or not. Raises FenceRefused where another's fence stands."""
@@ -161,7 +167,7 @@ class Endpoint:
         except (ValueError, RecursionError):
             data = None
         if not isinstance(data, dict):
-            raise Unreachable(f"{self.url}{path} answers, but not with JSON: {body[:80]!r}.")
+            raise Garbled(f"{self.url}{path} answers, but not with JSON: {body[:80]!r}.")
         return data
 
     def _small(self, method: str, path: str) -> tuple[http.client.HTTPResponse, bytes]:
@@ -172,11 +178,11 @@ class Endpoint:
             body = answer.read(_MAX_JSON)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unreachable(f"{self.url} stopped answering: {type(error).__name__} {error}.") from error
+            raise _silence(error)(f"{self.url} stopped answering: {_why(error)}.") from error
         except BaseException:
             connection.close()
             raise
-        if answer.will_close:
+        if answer.will_close or not answer.isclosed():
             connection.close()
         else:
             self._idle = connection
@@ -189,9 +195,9 @@ class Endpoint:
             connection.request(method, path, body=body, headers=self._headers(body))
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            trouble = f"{type(error).__name__} {error}"
+            kind, trouble = _silence(error), _why(error)
         # Raised out here, so that no frame that held the key hangs on to the error.
-        raise Unreachable(f"{self.url} gave no answer to {method} {path}: {trouble}.")
+        raise kind(f"{self.url} gave no answer to {method} {path}: {trouble}.")
 
     def _headers(self, body: bytes) -> dict[str, str]:
         headers = {"X-Ollama-Key": self._key.reveal(), "Content-Length": str(len(body))}
@@ -225,7 +231,8 @@ class Endpoint:
                 self.fingerprint, self.certificate = fingerprint, certificate
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unreachable(f"{self.url} cannot be reached: {str(error) or type(error).__name__}.") from error
+            why = printable(error)[:200] or type(error).__name__
+            raise _silence(error)(f"{self.url} cannot be reached: {why}.") from error
         except EndpointError:
             connection.close()
             raise
@@ -236,15 +243,17 @@ class Endpoint:
         answer = connection.getresponse()
         body = answer.read(_MAX_JSON)
         if answer.status != 200:
-            raise Unreachable(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
+            silent = Unreachable if answer.status in (502, 503, 504) else Garbled
+            raise silent(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
         try:
             proof = json.loads(body)
             nonce, mac = str(proof["nonce"]), str(proof["mac"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise Unreachable(f"{self.url} answers the proof with something else: {body[:80]!r}.") from None
-        message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode()
-        expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest()
-        if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not hmac.compare_digest(expected.encode(), mac.encode()):
+            raise Garbled(f"{self.url} answers the proof with something else: {body[:80]!r}.") from None
+        message = f"exollama-tls-v1\n{nonce}\n{fingerprint}".encode("utf-8", "replace")
+        expected = hmac.new(self._key.reveal().encode(), message, hashlib.sha256).hexdigest().encode()
+        good = hmac.compare_digest(expected, mac.encode("utf-8", "replace"))
+        if not re.fullmatch(r"[0-9a-f]{32}", nonce) or not good:
             raise Untrusted(
                 f"The certificate of {self.url} ({fingerprint[:16]}…) is not vouched for by our key: either somebody "
                 "intercepts the connection, or the key is a wrong one (unset EXOSCALE_OLLAMA_KEY to use the instance's "
@@ -254,6 +263,25 @@ class Endpoint:
     def __del__(self) -> None:
         with suppress(Exception):
             self.close()
+
+
+def _silence(error: Exception) -> type[Unreachable]:
+    """What an error of http.client's or of the socket is: something that is no HTTP was heard, or nothing (more)."""
+    heard = isinstance(error, http.client.HTTPException) and not isinstance(error, OSError | http.client.IncompleteRead)
+    return Garbled if heard else Unreachable
+
+
+def _why(error: Exception) -> str:
+    """An error's words, which may quote what was heard."""
+    return printable(f"{type(error).__name__} {error}")[:200]
+
+
+def _glimpse(said: dict[str, Any]) -> str:
+    """The beginning of what was said."""
+    try:
+        return repr(str(said)[:120])
+    except RecursionError:
+        return "nested too deeply to be shown"
 
 
 def _words(body: bytes) -> str:

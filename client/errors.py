@@ -98,6 +98,10 @@ class Unreachable(EndpointError):
     """No usable answer from port 11435: refused, silent, no TLS, or its agent is not up (yet)."""
 
 
+class Garbled(Unreachable):
+    """Port 11435 answers, but with what nobody can read. That is not silence, and condemns nothing."""
+
+
 class Untrusted(EndpointError):
     """The certificate is not vouched for by our key; the key was not sent."""
 

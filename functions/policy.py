@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from client.model import GONE, Instance
+from client.model import GONE, Instance, printable
 
 GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
@@ -109,7 +109,8 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         until = (instance.activity(now) or instance.created or now) + timedelta(seconds=policy.retention_s)
         if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
             return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
-        return Decision(Verb.DESTROY, f"its boot failed in phase {boot['error'].get('phase')}", gate=Gate.FENCE)
+        phase = printable(boot["error"].get("phase"))
+        return Decision(Verb.DESTROY, f"its boot failed in phase {phase}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
     if boot["phase"] != "ready" and not past_deadline:
         if until_booted and now < until_booted:
@@ -139,7 +140,8 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
 def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:
     """The decision where it runs but gave no usable answer.
 
-    One that does answer, if with another key or certificate, is not `silent`: only its deadline condemns it.
+    One that does answer, if with another key or certificate or with nonsense, is not `silent`: only its deadline
+    condemns it.
     """
     policy = instance.policy
     if policy.deadline and now >= policy.deadline + GRACE:

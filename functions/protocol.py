@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, NotFound, Unreachable
+from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, Garbled, NotFound, Unreachable
 from client.model import GONE, Header, Instance
 from client.settings import Secret
 from functions import policy
@@ -90,7 +90,8 @@ def _ask(
         try:
             return policy.by_probe(seen, cloud.now(), endpoint.status()), seen, endpoint
         except EndpointError as error:
-            trouble, silent = str(error), isinstance(error, Unreachable)
+            trouble = str(error)
+            silent = silent and isinstance(error, Unreachable) and not isinstance(error, Garbled)
     return policy.by_silence(seen, cloud.now(), trouble, silent=silent), seen, None
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from client.model import GONE, read_header
-from tests.unit.test_agent import load
+from tests.agent import load
 
 IDLE_S = 1800
 NEVER = -100000

@@ -7,16 +7,24 @@ import pytest
 
 from tests.simulator import Options, Simulator
 
-pytest.register_assert_rewrite("tests.system.verbs", "tests.system.situations")
+pytest.register_assert_rewrite("tests.system.verbs", "tests.system.situations", "tests.system.instance")
 
+from tests.system.instance import Instance, running  # noqa: E402 - after its asserts were registered
 from tests.system.tally import TALLY  # noqa: E402
-from tests.system.verbs import Clerk, User  # noqa: E402 - after its asserts were registered
+from tests.system.verbs import Clerk, User  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A run in the background of a shell ignores Ctrl-C, and would pass that on to every verb."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def instance() -> Iterator[Instance]:
+    """One instance without a zone around it."""
+    with running() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

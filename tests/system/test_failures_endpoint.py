@@ -6,8 +6,6 @@ import json
 import os
 import pty
 import re
-import socket
-import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,11 +17,10 @@ import pytest
 from client.labels import read_time
 from tests.simulator import ALWAYS, Seen, Simulator
 from tests.simulator.driver import ask
+from tests.system.impostor import KEY, NONCE, Impostor
 from tests.system.verbs import ROOT, Clerk, User, changes, let_pass, plant
 
-KEY = "planted-0123456789-endpoint-key-ABCDEF"
 OTHER_KEY = "another-9876543210-endpoint-key-FEDCBA"
-NONCE = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture
@@ -151,55 +148,6 @@ def test_a_key_that_differs_from_the_instances_is_reported_and_the_instances_own
 
 
 # -- somebody else at the instance's address
-
-
-class Impostor:
-    """A TLS server at an instance's address that keeps everything it is sent; `mac_key` makes its proof valid."""
-
-    def __init__(self, address: str, folder: Path, mac_key: str | None, proof: bytes | None = None) -> None:
-        certificate, private = folder / "cert.pem", folder / "key.pem"
-        make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={address}"
-        subprocess.run(
-            [*make.split(), "-out", str(certificate), "-keyout", str(private)], check=True, capture_output=True
-        )
-        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
-        message = f"exollama-tls-v1\n{NONCE}\n{fingerprint}".encode()
-        mac = hmac.new((mac_key or "a key of its own").encode(), message, hashlib.sha256).hexdigest()
-        self.proof = proof or json.dumps({"nonce": NONCE, "mac": mac}).encode()
-        self.heard = bytearray()
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, private)
-        self._server = socket.create_server((address, 11435))
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> "Impostor":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        self._server.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                plain, _ = self._server.accept()
-            except OSError:
-                return
-            plain.settimeout(10)
-            try:
-                with self._context.wrap_socket(plain, server_side=True) as connection:
-                    self._answer(connection)
-            except OSError:
-                plain.close()
-
-    def _answer(self, connection: ssl.SSLSocket) -> None:
-        while data := connection.recv(65536):
-            self.heard += data
-            proved = data.startswith(b"GET /.exollama/proof ")
-            status, body = (b"200 OK", self.proof) if proved else (b"401 Unauthorized", b'{"error":"no"}')
-            connection.sendall(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
 
 @pytest.fixture

@@ -1,29 +1,17 @@
 """The agent's pure parts: fence, watchdog, what it reads from files and from the kernel. No process, no socket."""
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOURCE = Path(__file__).parents[2] / "cloudinit/agent.py"
+from tests.agent import SOURCE, load
+
 A, B, C = "a" * 32, "b" * 32, "c" * 32
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cloudinit_agent", SOURCE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 agent = load()

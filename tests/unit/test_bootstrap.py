@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_agent_process import PYTHON, ROOT, until
+from tests.unit.machine import PYTHON, ROOT, until
 
 PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
 IMAGE, MODEL, ADDRESS = "ollama/ollama:1.2.3", "tiny:1b", "192.0.2.7"

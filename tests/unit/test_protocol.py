@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Untrusted
+from client.errors import ApiError, ClockError, Garbled, Unreachable, Untrusted
 from client.settings import Secret
 from functions.protocol import ASKS, reap_one, vouched
 from tests.fakes import KEY, NOW, OTHER_NONCE, Machine, World, label_map
@@ -73,6 +73,18 @@ def test_one_answer_in_three_questions_is_an_answer() -> None:
     world = World(idle(reachable=False, in_flight=1))
     world.at(3, lambda: setattr(world.machines["a"], "reachable", True))
     assert "in flight" in reap(world).reason
+    assert world.deeds() == []
+
+
+@pytest.mark.parametrize("at", range(ASKS))
+def test_nonsense_once_in_three_questions_is_no_silence(at: int) -> None:
+    world = World(idle())
+    answers: list[Exception] = [Unreachable("it cannot be reached: refused.")] * ASKS
+    answers[at] = Garbled("it answers, but not with JSON: '<html>'.")
+    world.fail("status", *answers)
+    outcome = reap(world)
+    assert outcome.outcome == "failed"
+    assert "cannot be asked" in outcome.reason
     assert world.deeds() == []
 
 
