@@ -27,7 +27,8 @@ from functions.plan import Draft
 from functions.provisioning import Provisioning
 from tests import fakes
 from tests.fakes import NOW
-from tests.search.world import CLOCK, IDLE_S, Answer, agent
+from tests.search.machine import CLOCK, IDLE_S, agent
+from tests.search.world import Answer
 
 Call = tuple[Any, ...]
 SELF = "@"

@@ -21,8 +21,9 @@ from functions.policy import Decision, Verb
 from tests import fakes
 from tests.fakes import NOW, label_map
 from tests.search.actors import Context
-from tests.search.explore import Cast
-from tests.search.world import Labels, Machine, World, agent
+from tests.search.machine import Labels, Machine, agent
+from tests.search.report import Cast
+from tests.search.world import World
 
 AGO = timedelta(hours=2)
 

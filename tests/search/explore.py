@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tests.search import world as worlds
 from tests.search.actors import SELF, Call, Context, Pending, Place, run, searchable, substituted
+from tests.search.machine import verdict
+from tests.search.report import Cast, Report, Words, shown
 from tests.search.settle import settle
 from tests.search.world import Answer, Violation, World
 
@@ -45,60 +47,8 @@ class Actor(NamedTuple):
 
 
 State = tuple[int, tuple[Actor, ...]]
-Words = tuple[Any, ...]
 Move = tuple[Words, int | str, Actor | None]
 _ORDER = itemgetter(0, 2, 1)
-
-
-def shown(words: Words) -> str:
-    """A step, as a line of a trace."""
-    who, what, *answer = words
-    if isinstance(what, str):
-        return f"{who} {what}"
-    call = " ".join(str(part)[:36] for part in what if not isinstance(part, tuple))
-    if not answer:
-        return f"{who}: {call}"
-    (kind, value), *lost = answer
-    return f"{who}: {call} -> {value if kind == 'error' else _short(value)}{', ' + lost[0] if lost else ''}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cast:
-    """Who plays, from which world, and what must hold at the end."""
-
-    world: World
-    actors: tuple[str, ...]
-    why: str = ""
-    guarded: bool = False  # the first machine's watchdog may act
-
-
-@dataclass(kw_only=True)
-class Report:
-    """What a search covered and found; `trace` is a shortest way to the violation."""
-
-    cast: Cast
-    states: int = 0
-    transitions: int = 0
-    ends: int = 0
-    executions: int = 0
-    all_executions: bool = False
-    depth: int = 0
-    seconds: float = 0.0
-    violation: str | None = None
-    trace: list[str] = field(default_factory=list)
-    complete: bool = False
-    worlds: frozenset[World] = frozenset()
-    """All that were reached, their bounds as far as they were used up."""
-
-    def row(self, name: str) -> str:
-        """What was covered, as a line of a table."""
-        world, found = self.cast.world, self.violation or ("" if self.complete else "NOT COMPLETE")
-        bounds = f"{world.crashes} crash, {world.losses} lost, clock {'+'.join(map(str, world.jumps)) or '-'}"
-        ways = f"{'' if self.all_executions else '> '}{self.executions:.3g}"
-        return (
-            f"{name:<54} {self.states:>9,} states {self.transitions:>10,} steps {ways:>10} executions "
-            f"{self.ends:>4} ends, depth {self.depth:>2}; {bounds}; {self.seconds:.0f} s {found}"
-        )
 
 
 class Search:
@@ -255,7 +205,7 @@ class Search:
             yield words, after if isinstance(after, str) else self._canonical(after, actors)
         guarded = self.worlds[world_id].find("m1") if self.cast.guarded else None
         asleep = guarded and guarded.up and not any(a.program == "watchdog" for a in actors)
-        if guarded and asleep and worlds.verdict(guarded, self.worlds[world_id].now):
+        if guarded and asleep and verdict(guarded, self.worlds[world_id].now):
             yield ("the watchdog of m1", "wakes"), self._canonical(world_id, (*actors, Actor("watchdog", 0)))
 
     def _happening(self, world: World) -> Iterator[tuple[Words, int | str]]:
@@ -429,9 +379,3 @@ def _paths(firsts: array[int], edges: array[int]) -> tuple[int, bool]:
                 ways[there] += ways[here]
                 if not before[there]:
                     ready.append(there)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
-        return " ".join(f"{v[0]}({v[1]})" for v in value)
-    return " ".join(str(part)[:12] for part in value[:4]) if isinstance(value, tuple) else str(value)

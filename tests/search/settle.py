@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.search import world as worlds
 from tests.search.actors import SELF, Call, Context, run, substituted
-from tests.search.world import Answer, Rig, Violation, World
+from tests.search.machine import Rig, verdict
+from tests.search.world import Answer, Violation, World
 
 Recorded = tuple[tuple[Answer, int | None], ...]
 Actors = Sequence[tuple[str, int, Recorded]]
@@ -60,7 +61,7 @@ class Theatre:
             left -= step
             self.finish()
             for machine in self.world.machines:
-                if machine.up and worlds.verdict(machine, self.world.now):
+                if machine.up and verdict(machine, self.world.now):
                     self.power_off(machine.id)
 
     def power_off(self, machine_id: str) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.search import casts
 from tests.search.actors import searchable
 from tests.search.casts import SMALL, WEAKENINGS, Weakening
-from tests.search.explore import Cast, Report, Search, shown
+from tests.search.explore import Search
+from tests.search.report import Cast, Report, shown
 
 MOST = 2_000_000
 Told = Callable[[str], None]

@@ -1,56 +1,20 @@
 """The world of the search: a zone and its machines as immutable values, and what each call makes of them.
 
-The fence, the watchdog and what stands around them are the classes of cloudinit/agent.py themselves, run on values
-instead of files. One step is what is atomic in reality: one API call, one answer of the agent's (which holds a lock),
-one request that nginx lets in or refuses, one request's end. Times are whole seconds since `fakes.NOW`.
+One step is what is atomic in reality: one API call, one answer of the agent's (which holds a lock), one request that
+nginx lets in or refuses, one request's end. Neighbours: machine.py for the machines, explore.py for the order of steps.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from client.model import GONE, read_header
-from tests.agent import load
+from tests.search.machine import IDLE_S, Fence, Labels, Machine, Rig, bucketed, normal, verdict
 
-IDLE_S = 1800
-NEVER = -100000
-Labels = tuple[tuple[str, str], ...]
 Answer = tuple[Any, ...]
 """`("value", …)` or `("error", name of the exception)`; hashable, so that equal histories are found."""
-
-agent: Any = load()
-Fence = agent.Fence
-
-
-class Machine(NamedTuple):
-    """One instance: what the API shows of it, and what is so on it."""
-
-    id: str
-    labels: Labels
-    state: str = "running"
-    request: str | None = None  # the nonce in its user-data; None: somebody else's user-data
-    created: int = -86400
-    listed: bool = True
-    op: str | None = None  # "delete" or "stop", asked for and not yet carried out
-    up: bool = True
-    reachable: bool = True
-    booted: bool = True
-    fence: Any = Fence()
-    locked: bool = False  # the agent's lock, from the watchdog's look to its commit
-    asked: int = 0
-    touches: int = 0
-    active_at: int = -2000
-    in_flight: tuple[str, ...] = ()
-    promised_at: int = NEVER  # the last touch that was answered with 204
-    foreign: bool = False  # somebody took it over (or it never was ours)
-    fenced_foreign: bool = False  # it was so when the present fence went up
-    deadline: int | None = None
-    action: str = "destroy"
 
 
 class World(NamedTuple):
@@ -73,108 +37,14 @@ class World(NamedTuple):
 
     def having(self, machine: Machine) -> World:
         """With one machine changed."""
-        machine = _normal(machine)
+        machine = normal(machine)
         if not self.exact:
-            machine = _bucketed(machine, self.now, self.now + sum(self.jumps))
+            machine = bucketed(machine, self.now, self.now + sum(self.jumps))
         return self._replace(machines=tuple(machine if m.id == machine.id else m for m in self.machines))
 
 
 class Violation(Exception):
     """What must never happen did."""
-
-
-# -- the agent's own code, on values
-
-
-class Rig(agent.Agent):  # type: ignore[misc]
-    """The agent of one machine: its code, its state taken from a value and given back as one."""
-
-    def __init__(self, machine: Machine, now: int) -> None:
-        CLOCK.now = now
-        self.machine = machine
-        self.policy = policy(machine)
-        self.watchdog = agent.Watchdog(self.policy)
-        self.lock = contextlib.nullcontext()
-        self.fence = machine.fence
-        self.size, self.touches, self.active_at = 2 * machine.asked, machine.touches, machine.active_at
-
-    def keep(self) -> None:
-        pass
-
-    def change(self, fence: Any, answer: Any) -> Any:
-        self.fence = fence
-        return answer
-
-    def boot(self) -> dict[str, Any]:
-        return boot(self.machine, CLOCK.now)
-
-    def mark(self) -> tuple[int, int]:
-        return self.size // 2, self.touches
-
-    def in_flight(self) -> int:
-        if self.machine.in_flight or not self.machine.booted:
-            self.active_at = CLOCK.now
-        return len(self.machine.in_flight)
-
-    def after(self) -> Machine:
-        return self.machine._replace(fence=self.fence, touches=self.touches, active_at=self.active_at)
-
-
-class Clock:
-    """What the agent's module takes for the time."""
-
-    now = 0
-
-
-CLOCK = Clock()
-agent.boottime = lambda: CLOCK.now
-agent.log_tail = lambda *_: []
-agent.time = SimpleNamespace(sleep=lambda _: None, time=lambda: CLOCK.now)
-
-
-def policy(machine: Machine) -> dict[str, Any]:
-    """As it came in the user-data."""
-    return {
-        "deadline": machine.deadline, "grace_s": 3600, "idle_s": IDLE_S, "boot_s": 1800, "retention_s": 86400,
-        "keep_failed": False, "version": "search", "action": machine.action,
-    }  # fmt: skip
-
-
-def boot(machine: Machine, now: int) -> dict[str, Any]:
-    """As agent.read_boot has it."""
-    phase = "ready" if machine.booted else "model"
-    elapsed_s = now - machine.created
-    return {"phase": phase, "percent": None, "elapsed_s": elapsed_s, "phases": [], "error": None, "failed_s": None}
-
-
-def verdict(machine: Machine, now: int) -> tuple[str, bool] | None:
-    """What the watchdog would say now."""
-    committed = machine.fence.committed
-    found: tuple[str, bool] | None = agent.Watchdog(policy(machine)).decide(
-        idle_s=now - machine.active_at,
-        boot=boot(machine, now),
-        committed_s=None if committed is None else now - committed,
-        wall=now,
-    )
-    return found
-
-
-def _normal(machine: Machine) -> Machine:
-    """Equal where nothing can tell the difference: of what was asked only "since the fence went up" counts."""
-    fence = machine.fence
-    since = fence.owner is not None and fence.committed is None and (machine.asked, machine.touches) != fence.mark
-    if fence.mark not in (None, (0, 0)):
-        machine = machine._replace(fence=replace(fence, mark=(0, 0)))
-    foreign = machine.fenced_foreign and bool(fence.owner)
-    return machine._replace(asked=int(since), touches=0, fenced_foreign=foreign)
-
-
-def _bucketed(machine: Machine, now: int, horizon: int) -> Machine:
-    """Of past uses counts only whether the idle timeout may be over before the clock of this search stops."""
-    return machine._replace(
-        active_at=now if horizon - machine.active_at < IDLE_S else machine.active_at,
-        promised_at=now if horizon - machine.promised_at < IDLE_S else NEVER,
-    )
 
 
 # -- what calls do

@@ -1,6 +1,5 @@
 """The command line: arguments, help, what goes where, and the exit code of everything that can happen."""
 
-import io
 import json
 import re
 import shlex
@@ -9,18 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 import client
-from client import cli, use, verbs
-from client.api import Api
+from client import cli, verbs
 from client.errors import BootFailed, ExollamaError, NoInstance, SettingsError, Untrusted
 from client.settings import Secret
-from client.terminal import Terminal
-from tests.fakes import API_KEY, API_SECRET, KEY, World, instance, label_map, settings
+from tests.fakes import API_KEY, API_SECRET, KEY
 
 ROOT = Path(__file__).parents[2]
 VERBS = ["provision", "status", "stop", "reap", "generate", "env"]
@@ -383,133 +379,3 @@ def test_stop_ends_with_0_only_where_everything_was_stopped_and_says_what_else_t
         assert json.loads(out) == result
     else:
         assert [line.split()[0] for line in out.splitlines()] == [one["outcome"] for one in result["instances"]]
-
-
-# -- generate's arguments
-
-
-def parsed(*arguments: str) -> dict[str, Any]:
-    return use._payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
-
-
-def test_a_prompt_alone_is_asked_of_the_configured_model() -> None:
-    assert parsed("why?") == {"model": "the-model", "prompt": "why?", "stream": True}
-
-
-def test_every_argument_reaches_ollama() -> None:
-    schema = '{"type": "object"}'
-    options = ["--option", "temperature=0", "--option", "stop=[1]", "--option", "name=a=b", "--option", "seed=x"]
-    assert parsed("why?", "--model", "qwen3:8b", "--system", "be brief", "--format", schema, *options) == {
-        "model": "qwen3:8b",
-        "prompt": "why?",
-        "stream": True,
-        "system": "be brief",
-        "format": {"type": "object"},
-        "options": {"temperature": 0, "stop": [1], "name": "a=b", "seed": "x"},
-    }
-    assert parsed("why?", "--format", "json")["format"] == "json"
-
-
-@pytest.mark.parametrize(
-    "given", [b"from a pipe\n", "gr\u00fc\u00df".encode(), b"\xff not utf-8"], ids=["pipe", "utf-8", "odd"]
-)
-def test_a_dash_reads_the_prompt_from_standard_input(monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-    assert parsed("-")["prompt"] == given.decode("utf-8", "replace")
-
-
-def test_every_problem_of_the_arguments_is_named_at_once() -> None:
-    with pytest.raises(SettingsError) as refusal:
-        parsed(" ", "--model", "no such!", "--option", "x", "--option", "=1", "--format", "[]")
-    assert [problem.partition(" is ")[0] for problem in refusal.value.problems] == [
-        "--model",
-        "The prompt",
-        "--option",
-        "--option",
-        "--format",
-    ]
-
-
-@pytest.mark.parametrize("value", ["[1]", "{", "yaml", "1"])
-def test_a_format_that_is_no_schema_is_refused(value: str) -> None:
-    with pytest.raises(SettingsError, match="the word json or a JSON schema"):
-        parsed("why?", "--format", value)
-
-
-def test_a_prompt_that_no_model_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(use, "MAX_PROMPT", 1 << 20)
-    with pytest.raises(SettingsError, match="over 1 MiB"):
-        parsed("x" * (1 << 20) + "x")
-
-
-# -- what generate reaps on the way
-
-
-def test_generate_waits_for_what_it_reaps_once_the_answer_is_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out: list[str] = []
-    session = SimpleNamespace(
-        generate=lambda *_: {"response": "blue"}, finish=lambda: out.append(capsys.readouterr().out), used=None
-    )
-    monkeypatch.setattr(use, "_session", lambda *_, **__: session)
-    assert words("generate", "why?", "--no-stream") == 0
-    assert out == ["blue\n"]
-
-
-@pytest.mark.parametrize("installed", [True, False], ids=["with urllib3", "without"])
-def test_generate_reaps_where_urllib3_is_installed_and_else_does_without(
-    monkeypatch: pytest.MonkeyPatch, installed: bool
-) -> None:
-    import functions.reap_idle
-
-    given: list[object] = []
-
-    def tidy(*arguments: object, **_: object) -> Callable[[], None]:
-        given.extend(arguments[1:])
-        return lambda: None
-
-    monkeypatch.setattr(functions.reap_idle, "tidy", tidy)
-    monkeypatch.setattr(verbs, "has_urllib3", lambda: installed)
-    session = use._session(settings(), Terminal(io.StringIO()), provision=False)
-    listed = [instance()]
-    assert session._tidy
-    session._tidy(listed, "spared")()
-    assert given == ([listed, "spared"] if installed else [])
-
-
-# -- what a person sees
-
-
-@pytest.mark.parametrize(
-    ("idle", "words"),
-    [("s1800", "about 30 minutes after its last use: from 12:30 UTC on"), ("s60", "60 seconds after its last use")],
-)
-def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: str) -> None:
-    said = use.goes(instance(labels=label_map(idle=idle)), cast("Api", World()))
-    assert words in said
-    assert "by the next `exollama reap` (cron)" in said
-    assert "powers itself off at" in said
-
-
-class Screen(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_the_progress_is_one_line_that_a_note_clears() -> None:
-    screen = Screen()
-    terminal = Terminal(screen)
-    terminal.progress("model", 41.6, 12.0)
-    terminal.note("done")
-    assert screen.getvalue() == "\r\x1b[Kexollama: model 42 %, 12 s\r\x1b[Kexollama: done\n"
-
-
-def test_in_a_pipe_there_are_the_notes_alone() -> None:
-    pipe = io.StringIO()
-    terminal = Terminal(pipe)
-    terminal.progress("model", None, 12.0)
-    terminal.note("done")
-    assert pipe.getvalue() == "exollama: done\n"
