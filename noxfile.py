@@ -104,6 +104,8 @@ def search(session: nox.Session) -> None:
     """Search the protocols over larger casts than the tests do, for some minutes; arguments name casts."""
     install(session, "test")
     session.run("python", "-m", "tests.search", *session.posargs)
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "tests/search", "-k", "walk", env={"EXOLLAMA_WALKS": "10000"})
 
 
 @nox.session

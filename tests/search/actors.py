@@ -22,7 +22,7 @@ from client import activity, errors
 from client.errors import ExollamaError
 from client.model import Instance
 from client.settings import Secret
-from functions import creating, deeds, protocol
+from functions import creating, deeds, plan, protocol
 from functions.plan import Draft
 from functions.provisioning import Provisioning
 from tests import fakes
@@ -268,7 +268,8 @@ def provisioner(context: Context) -> object:
         nonlocal orders
         orders += 1
         request = f"{context.index}{orders:x}" * 16
-        body = {"labels": fakes.label_map(activity=cloud.now(), request=f"r{request}")}
+        now = cloud.now()
+        body = {"labels": plan.owned_labels(fakes.settings(), request, now, now + timedelta(days=7))}
         return Draft(
             body=body, user_data=Secret(fakes.user_data(request)), request=request, instance_type="standard.large",
             zone=cloud.zone, hourly_cost=None,

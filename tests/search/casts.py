@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from client.model import Instance
-from functions import policy, protocol, provisioning
+from functions import plan, policy, protocol, provisioning
 from functions.policy import Decision, Verb
 from tests import fakes
 from tests.fakes import NOW, label_map
@@ -225,6 +225,11 @@ WEAKENINGS: dict[str, Weakening] = {
             world=world(FORGED._replace(labels=our_labels(action="stop"))), actors=("provisioner",),
         ),
         violation="an instance that is not ours was started",
+    ),
+    "created without its labels": Weakening(
+        weakened=lambda: patch.object(plan, "owned_labels", lambda *_: {}),
+        cast=Cast(world=world(), actors=("provisioner",)),
+        violation="an instance was created that is not owned from its first moment",
     ),
     "tie-break removed": Weakening(
         weakened=lambda: patch.object(Instance, "age_key", property(lambda self: (self.created, self.id[::-1][:0]))),

@@ -2,7 +2,8 @@
 
 Breadth first, so that the first violation has a shortest trace. States are merged: a state is the world and each
 unfinished actor's history of answers; equal actors are sorted, finished ones dropped, polling that saw nothing new
-leaves no history. Worlds, histories and answers are numbered, and what a call does to a world is worked out once.
+leaves no history. So a number in a trace is an actor's place among its equals, which may change. Worlds, histories and
+answers are numbered, and what a call does to a world is worked out once.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -105,7 +106,7 @@ SEARCHES = {name: Search(cast) for name, cast in LARGE.items()}
 
 @pytest.mark.parametrize("name", LARGE)
 @given(data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=int(os.environ.get("EXOLLAMA_WALKS", "300")))
 def test_no_walk_through_a_larger_cast_cuts_or_leaves_anything_either(name: str, data: st.DataObject) -> None:
     for _ in walk(SEARCHES[name], data, most=400, settle=True):
         pass
