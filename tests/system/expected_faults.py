@@ -62,7 +62,7 @@ ENDPOINT_WORDS: Final = {
     "500": r"answered 500: the simulator answers 500|proof of its certificate \(yet\): 500",
     "503": r"takes no new requests \(fenced\)|proof of its certificate \(yet\): 503|answered 503: ",
     "garbage": r"not with JSON|the proof with something else|answered 200: ",
-    "shape": r"not with a status that can be read|the proof with something else|answered 200: ",
+    "shape": r"not with a status that can be read|the (proof|commit) with something else|answered 200: ",
     "409": r"What was kept goes once nobody uses it; --force ends it all the same",
 }
 """What a run that ends with 1 says of the fault that it met, as regular expressions."""
@@ -200,8 +200,8 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         },
         "get-instance 2": read("1 open"),
         "agent-commit 1": {
-            AS_EVER: "lost reset hang shape",
-            "1 open": "silent 500 503 html garbage",
+            AS_EVER: "lost reset hang",
+            "1 open": "silent 500 503 html garbage shape",
             "1 leased": "dark",
             "0 open": "409",
         },
@@ -231,8 +231,8 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         },
         "get-instance 2": read("1 open"),
         "agent-commit 1": {
-            AS_EVER: "lost reset hang shape",
-            "1 open": "silent 500 503 html garbage",
+            AS_EVER: "lost reset hang",
+            "1 open": "silent 500 503 html garbage shape",
             "1 leased": "dark",
             "0 open": "409",
         },
@@ -262,8 +262,8 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         },
         "get-instance 2": read("1 open"),
         "agent-commit 1": {
-            AS_EVER: "lost reset hang shape",
-            "1 open": "silent 500 503 html garbage",
+            AS_EVER: "lost reset hang",
+            "1 open": "silent 500 503 html garbage shape",
             "1 leased": "dark",
             "0 open": "409",
         },
@@ -330,8 +330,8 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         },
         "get-instance 2": read("1 open"),
         "agent-commit 1": {
-            AS_EVER: "lost reset hang shape",
-            "1 open": "silent 500 503 html garbage 409",
+            AS_EVER: "lost reset hang",
+            "1 open": "silent 500 503 html garbage shape 409",
             "1 leased": "dark",
         },
         "delete-instance 1": {
