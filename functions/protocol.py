@@ -95,17 +95,29 @@ def _ask(
     return policy.by_silence(seen, cloud.now(), trouble, silent=silent), seen, None
 
 
-def drain(cloud: Cloud, endpoint: Endpoint, instance: Instance, judge: Callable[[dict[str, Any]], Decision]) -> Outcome:
+def fresh_owner() -> str:
+    """The name of one attempt: a fence that anybody could lift would be none."""
+    return secrets.token_hex(16)
+
+
+def drain(
+    cloud: Cloud,
+    endpoint: Endpoint,
+    instance: Instance,
+    judge: Callable[[dict[str, Any]], Decision],
+    *,
+    owner: str | None = None,
+) -> Outcome:
     """End an instance that answers, through its fence: what it accepted is finished before, and nothing accepted after.
 
-    `judge` decides by its status, once the fence is up. Raises NotFound, EndpointError and ExollamaError. After a
-    commit only a certain refusal reopens it: where the deed's outcome is not known it stays shut, and powers itself
-    off ten minutes later.
+    `judge` decides by its status, once the fence is up; `owner` is given where an attempt is repeated. Raises
+    NotFound, EndpointError and ExollamaError. After a commit only a certain refusal reopens it: where the deed's
+    outcome is not known it stays shut, and powers itself off ten minutes later.
     """
     before = instance if instance.user_data else cloud.get_instance(instance.id)
     if doubt := _doubt(instance, before):
         return doubt  # not ours to fence, either
-    owner = secrets.token_hex(16)
+    owner = owner or fresh_owner()
     open_again = True
     try:
         try:

@@ -27,7 +27,7 @@ from client.settings import Secret
 from functions.creating import create
 from functions.plan import Draft
 from functions.policy import Decision, Verb, by_surplus, may_start
-from functions.protocol import ASKS, Outcome, act, drain, vouched
+from functions.protocol import ASKS, Outcome, act, drain, fresh_owner, vouched
 from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
@@ -349,12 +349,13 @@ class Provisioning:
     def _end(self, instance: Instance) -> Outcome:
         """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
         header = instance.header()
+        owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
         for attempt in range(ASKS if header else 0):
             if attempt:
                 self.cloud.sleep(PAUSE_S)
             with suppress(EndpointError):
                 assert header
-                return drain(self.cloud, self.connect(instance, header.key), instance, by_surplus)
+                return drain(self.cloud, self.connect(instance, header.key), instance, by_surplus, owner=owner)
         return act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
 
     def _pause(self, phase: str) -> None:
