@@ -118,13 +118,14 @@ def drain(
     if doubt := _doubt(instance, before):
         return doubt  # not ours to fence, either
     owner = owner or fresh_owner()
-    open_again = True
+    stands, open_again = False, True
     try:
         try:
             endpoint.fence(owner)
         except FenceRefused:
             open_again = False
             return Outcome(instance, "kept", policy.FENCED)
+        stands = True
         # It was asked before the fence went up: whoever touched it in between was promised that it stays, and a boot
         # may have got through.
         decision = judge({**endpoint.status(), "fence": None})
@@ -145,18 +146,19 @@ def drain(
         raise
     finally:
         if open_again:
-            _lift(cloud, endpoint, owner)
+            _lift(cloud, endpoint, owner, stands=stands)
 
 
-def _lift(cloud: Cloud, endpoint: Endpoint, owner: str) -> None:
-    """Lift our fence; once more where that failed, since it shuts out whoever wants the instance."""
-    for last in (False, True):
+def _lift(cloud: Cloud, endpoint: Endpoint, owner: str, *, stands: bool) -> None:
+    """Lift our fence; once more where that failed and it certainly stands, since it shuts out whoever wants in."""
+    for last in (False, True) if stands else (True,):
         try:
             endpoint.unfence(owner)
             return
         except EndpointError as error:
             if last or isinstance(error, FenceRefused):
-                log.warning(
+                log.log(
+                    logging.WARNING if stands else logging.INFO,
                     "a fence was not lifted: it lapses within two minutes or, once committed, the instance powers "
                     "itself off within ten: %s",
                     error,
