@@ -109,6 +109,15 @@ def search(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Let every fault befall every call, kill between any two, and hammer the fence for some minutes."""
+    install(session, "test")
+    env = {"EXOLLAMA_FAULTS": "all", "EXOLLAMA_FENCE_REQUESTS": "5000"}
+    files = ["test_faults_everywhere.py", "test_kills_everywhere.py", "test_fence.py"]
+    session.run("python", "-X", "dev", "-m", "pytest", *(f"tests/system/{file}" for file in files), env=env)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure start-up, idle and large reaping passes as ratios in one run; fails where a bound is missed."""
     install(session, "simulator")

@@ -1,6 +1,6 @@
 """Waiting until an instance is ready, saying what it is doing meanwhile.
 
-Neighbours: `functions.protocol` waits so after a create, `client.session` where somebody else's boot is under way.
+Neighbours: `functions.provisioning` waits so after a create, `client.session` where somebody else's boot is under way.
 Imports errors and model only.
 """
 

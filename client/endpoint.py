@@ -3,8 +3,7 @@
 The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
 /.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
 also holds our key (kubeadm finds its CA so). From then on its fingerprint is pinned; another has to be proved again.
-Neighbours:
-`cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, model and settings only.
+Neighbours: `cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, labels, model and settings only.
 """
 
 import hashlib
@@ -12,7 +11,9 @@ import hmac
 import http.client
 import json
 import re
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -37,6 +38,8 @@ TIMEOUT_S: Final = 10.0
 STREAM_TIMEOUT_S: Final = 900.0
 """How long one wait inside an answer may take: a large model needs minutes to load before its first token."""
 _MAX_JSON: Final = 1 << 20
+_TIMEOUTS: Final = 3
+"""How many of its timeouts a small exchange may take as a whole."""
 
 
 class Endpoint:
@@ -174,8 +177,9 @@ class Endpoint:
         connection = self._idle or self._connect()
         self._idle = None
         try:
-            answer = self._exchange(connection, method, path, b"")
-            body = answer.read(_MAX_JSON)
+            with self._bounded(connection.sock):
+                answer = self._exchange(connection, method, path, b"")
+                body = answer.read(_MAX_JSON)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise _silence(error)(f"{self.url} stopped answering: {_why(error)}.") from error
@@ -187,6 +191,22 @@ class Endpoint:
         else:
             self._idle = connection
         return answer, body
+
+    @contextmanager
+    def _bounded(self, sock: socket.socket) -> Iterator[None]:
+        """End the connection where a small exchange takes many timeouts: a byte now and then is no answer."""
+
+        def cut() -> None:
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # TLS knows nothing of it, and reads the end
+
+        timer = threading.Timer(_TIMEOUTS * self.timeout_s, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _exchange(
         self, connection: http.client.HTTPSConnection, method: str, path: str, body: bytes
@@ -222,13 +242,15 @@ class Endpoint:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         connection = http.client.HTTPSConnection(self.address, self.port, timeout=self.timeout_s, context=context)
         try:
-            connection.connect()
-            assert isinstance(connection.sock, ssl.SSLSocket)
-            certificate = connection.sock.getpeercert(binary_form=True) or b""
-            fingerprint = hashlib.sha256(certificate).hexdigest()
-            if not hmac.compare_digest(fingerprint, self.fingerprint or ""):
-                self._prove(connection, fingerprint)
-                self.fingerprint, self.certificate = fingerprint, certificate
+            plain = socket.create_connection((self.address, self.port), self.timeout_s)
+            connection.sock = secured = context.wrap_socket(plain, do_handshake_on_connect=False)
+            with self._bounded(secured):
+                secured.do_handshake()
+                certificate = secured.getpeercert(binary_form=True) or b""
+                fingerprint = hashlib.sha256(certificate).hexdigest()
+                if not hmac.compare_digest(fingerprint, self.fingerprint or ""):
+                    self._prove(connection, fingerprint)
+                    self.fingerprint, self.certificate = fingerprint, certificate
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             why = printable(error)[:200] or type(error).__name__

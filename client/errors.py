@@ -91,15 +91,21 @@ class BootFailed(ExollamaError):
 
 
 class EndpointError(ExollamaError):
-    """Something on port 11435 of an instance is not as it should be."""
+    """Something on port 11435 of an instance is not as it should be. `silent`: nobody (who could be read) answered."""
+
+    silent = False
 
 
 class Unreachable(EndpointError):
     """No usable answer from port 11435: refused, silent, no TLS, or its agent is not up (yet)."""
 
+    silent = True
+
 
 class Garbled(Unreachable):
     """Port 11435 answers, but with what nobody can read. That is not silence, and condemns nothing."""
+
+    silent = False
 
 
 class Untrusted(EndpointError):

@@ -19,6 +19,7 @@ from client.endpoint import Endpoint
 from client.errors import (
     Denied,
     Draining,
+    EndpointError,
     ExollamaError,
     NoInstance,
     NotFound,
@@ -165,6 +166,7 @@ class Session:
         `payload` is Ollama's; `on_text` gets each piece as it arrives. A fence is waited out and a model that is not
         there is pulled, both only while nothing has arrived. Raises OllamaError, StreamCut, and what `ready` raises.
         """
+        last: EndpointError | None = None
         for _ in range(_TRIES):
             instance, endpoint, _status = self.ready()
             self.used = instance
@@ -174,7 +176,9 @@ class Session:
                 try:
                     return _stream(endpoint, payload, on_text)
                 except (Draining, Unreachable) as error:
-                    log.info("%s", error)
+                    if not isinstance(error, Draining) and _answers(endpoint):
+                        raise  # it is still there: a first token that took too long, say
+                    last = error
                     self._note("The instance is about to be removed, or gone; waiting for it, or for a fresh one.")
                     self.api.sleep(_FENCE_PAUSE_S)
                 except OllamaError as error:
@@ -183,7 +187,9 @@ class Session:
                         raise
                     self._note(f"The model {model} is not on the instance yet; pulling it.")
                     pull(endpoint, model, self._progress)
-        raise Draining(f"No instance took the request in {_TRIES} tries. Run this again in a few minutes.")
+        raise Draining(
+            f"No instance took the request in {_TRIES} tries. Run this again in a few minutes. The last one: {last}"
+        ) from last
 
     # -- inside
 
@@ -219,6 +225,14 @@ class Session:
         if broken := failure(status):
             raise broken
         return instance, endpoint, status
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.status()
+    except EndpointError:
+        return False
+    return True
 
 
 def void(_: object) -> None:

@@ -47,7 +47,7 @@ def need_urllib3() -> None:
     """Raise SettingsError where urllib3 is missing."""
     if not has_urllib3():
         raise SettingsError(
-            "Provisioning, status and reaping need urllib3, which is not installed. "
+            "Provisioning, stop, status and reaping need urllib3, which is not installed. "
             "Run: python -m pip install 'urllib3>=2.6.3,<3'"
         )
 

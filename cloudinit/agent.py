@@ -300,10 +300,14 @@ class Agent:
     def seize(self, owner: str) -> None:
         """Shut for good: whoever comes back to a commit of its own must not open a machine that is going down.
 
-        As old as an abandoned commit, so that a power-off that fails is tried again.
+        As old as an abandoned commit at least, so that a power-off that fails is tried again; and no younger for being
+        seized again, so that a reaper sees what does not go.
         """
         now = boottime()
-        self.change(Fence(owner, now, self.mark(), now - COMMIT_MARGIN_S), (200, None))
+        committed = now - COMMIT_MARGIN_S
+        if self.fence.committed is not None:
+            committed = min(committed, self.fence.committed)
+        self.change(Fence(owner, now, self.mark(), committed), (200, None))
 
     def touch(self) -> Answer:
         """Somebody wants this machine. Behind a fence it counts too: as after a refused POST, no commit."""

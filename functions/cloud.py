@@ -1,7 +1,7 @@
 """What provisioning and reaping need on top of the client's operations: create, start, stop, delete, the catalogue.
 
 Each is one call of the OpenAPI document; what may be repeated after which failure is `client.api`'s and
-`functions.protocol`'s matter. Neighbours: extends `client.api.Api`.
+`functions.deeds`' and `functions.creating`'s matter. Neighbours: extends `client.api.Api`.
 """
 
 from collections.abc import Mapping

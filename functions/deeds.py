@@ -34,12 +34,13 @@ def destroy(cloud: Cloud, instance: Instance) -> None:
 
     Raises Refused where it certainly did not happen, and ExollamaError where that is not known.
     """
-    _carry_out(cloud, instance, "destruction", cloud.delete_instance, GONE)
+    _carry_out(cloud, instance, "destruction", cloud.delete_instance, GONE, GONE)
 
 
 def stop(cloud: Cloud, instance: Instance) -> None:
     """Stop an instance that was just read and vouched for; done when the API says that it is stopped, or gone."""
-    _carry_out(cloud, instance, "stopping", cloud.stop_instance, GONE | {"stopped"})
+    wanted = GONE | {"stopped"}
+    _carry_out(cloud, instance, "stopping", cloud.stop_instance, wanted, wanted | {"stopping"})
 
 
 def _carry_out(
@@ -48,15 +49,19 @@ def _carry_out(
     what: str,
     deed: Callable[[str], Mapping[str, Any]],
     wanted: frozenset[str],
+    under_way: frozenset[str],
 ) -> None:
-    def reached() -> bool:
+    def is_in(states: frozenset[str]) -> bool:
         try:
-            return cloud.get_instance(instance.id).state in wanted
+            return cloud.get_instance(instance.id).state in states
         except NotFound:
             return True
 
+    def reached() -> bool:
+        return is_in(wanted)
+
     try:
-        operation = _ask_for(cloud, instance, what, deed, reached)
+        operation = _ask_for(cloud, instance, what, deed, lambda: is_in(under_way))
         if operation:
             cloud.wait(operation, f"the {what} of {instance.id}", CONFIRM_S)
     except (OperationFailed, NotFound) as error:
@@ -76,14 +81,14 @@ def _ask_for(
     instance: Instance,
     what: str,
     deed: Callable[[str], Mapping[str, Any]],
-    reached: Callable[[], bool],
+    begun: Callable[[], bool],
 ) -> Mapping[str, Any] | None:
-    """The operation, or None where the answer was lost but the deed shows.
+    """The operation, or None where the answer was lost but the deed shows, if only begun.
 
     A second time only where no answer came and the instance, read again, is as it was. Raises NotFound, Refused,
     ExollamaError.
     """
-    open_ = False  # whether an earlier attempt may still be carried out
+    maybe_done = False  # by an earlier attempt, or later
     for last in (False, True):
         try:
             return deed(instance.id)
@@ -92,18 +97,26 @@ def _ask_for(
         except (ApiError, ClockError) as error:
             log.info("%s", error)
             certain = _certainly_not_done(error)
-            open_ = open_ or not certain
+            maybe_done = maybe_done or not certain
             again = not certain or isinstance(error, Unanswered)
-            shows = _shows(cloud, LOST_S if again else 0.0, reached)
+            shows = _shows(cloud, LOST_S if maybe_done else 0.0, begun)
             if shows:
                 return None
             if last or not again or shows is None:  # what was not read again is not asked for again
-                raise (ExollamaError if open_ else Refused)(
-                    f"The {what} of {instance.id} {'was not answered' if open_ else 'was refused'}: {error} It still "
-                    "runs and costs. Delete protection, another operation under way or a missing permission can be "
-                    "the reason."
-                ) from error
+                raise _told(instance, what, error, maybe_done=maybe_done) from error
     return None
+
+
+def _told(instance: Instance, what: str, error: Exception, *, maybe_done: bool) -> ExollamaError:
+    costs = "It still runs and costs."
+    if maybe_done:
+        return ExollamaError(f"The {what} of {instance.id} was not answered: {error} {costs} A reaper looks again.")
+    if isinstance(error, Unanswered):
+        return Refused(f"The {what} of {instance.id} was never asked for: {error} {costs}")
+    return Refused(
+        f"The {what} of {instance.id} was refused: {error} {costs} Delete protection, another operation under way or a "
+        "missing permission can be the reason."
+    )
 
 
 def _certainly_not_done(error: ApiError | ClockError) -> bool:

@@ -1,7 +1,7 @@
 """What to create: template, type, disk, security group, labels and user-data, settled before anything is charged.
 
 Everything that can be refused is refused here, with what exists instead. Neighbours: `functions.fit` estimates,
-`functions.userdata` renders, `functions.protocol` creates.
+`functions.userdata` renders, `functions.creating` creates.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from client.model import GONE, Instance, printable
+from client.model import GONE, Instance, Policy, printable
 
 GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
@@ -64,7 +64,12 @@ def keep(reason: str) -> Decision:
 def idle_since(instance: Instance, now: datetime) -> datetime | None:
     """When the label says that it became idle, or None where the label counts for nothing."""
     activity = instance.activity(now)
-    return activity and activity + timedelta(seconds=instance.policy.idle_s * SKIPPED_WRITES)
+    return activity and idle_by_label(activity, instance.policy)
+
+
+def idle_by_label(activity: datetime, policy: Policy) -> datetime:
+    """When one that was last used then is idle, by a label that may be a quarter of the timeout old."""
+    return activity + timedelta(seconds=policy.idle_s * SKIPPED_WRITES)
 
 
 def may_start(instance: Instance, now: datetime) -> bool:
@@ -94,7 +99,7 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
     activity = instance.activity(now)
     if activity is None:
         return Decision(Verb.ASK, "its activity label cannot be used")
-    if now < activity + timedelta(seconds=policy.idle_s * SKIPPED_WRITES):
+    if now < idle_by_label(activity, policy):
         return keep(f"used {_ago(now - activity)} ago")
     return Decision(Verb.ASK, f"by its label unused for {_ago(now - activity)}: to be asked")
 
@@ -181,7 +186,7 @@ def by_surplus(status: dict[str, Any]) -> Decision:
     return Decision(Verb.DESTROY, "not needed", gate=Gate.FENCE)
 
 
-def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) -> str | None:
+def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None, *, silent: bool = True) -> str | None:
     """Why a reaper should have acted by now, or None: it would have decided so already SILENCE ago.
 
     `status` is the instance's own word, None where it gave none; users who write no labels are seen in it alone.
@@ -197,7 +202,7 @@ def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None) ->
         idle_s = max(0.0, status["idle_s"] - SILENCE.total_seconds())
         decision = by_probe(instance, then, {**status, "idle_s": idle_s, "fence": None})
     elif decision.verb is Verb.ASK:
-        decision = by_silence(instance, then, "")
+        decision = by_silence(instance, then, "", silent=silent)
     return None if decision.verb is Verb.KEEP else decision.reason
 
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, Garbled, NotFound, Unreachable
-from client.model import GONE, Header, Instance
+from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, NotFound
+from client.model import GONE, Instance
 from client.settings import Secret
 from functions import policy
 from functions.deeds import Deed, Refused, destroy, stop
@@ -82,17 +82,24 @@ def _ask(
     known = header.key if header else key
     if known is None or seen.address is None:
         return policy.by_silence(seen, cloud.now(), "its key or its address is not known."), seen, None
-    trouble, silent = "", True
     endpoint = connect(seen, known)
-    for attempt in range(ASKS):
+    status, trouble, silent = ask(cloud, endpoint)
+    if status is None:
+        return policy.by_silence(seen, cloud.now(), trouble, silent=silent), seen, None
+    return policy.by_probe(seen, cloud.now(), status), seen, endpoint
+
+
+def ask(cloud: Cloud, endpoint: Endpoint, *, tries: int = ASKS) -> tuple[dict[str, Any] | None, str, bool]:
+    """The instance's status, or None with why not and whether it was silent each time."""
+    trouble, silent = "", True
+    for attempt in range(tries):
         if attempt:
             cloud.sleep(ASK_PAUSE_S)
         try:
-            return policy.by_probe(seen, cloud.now(), endpoint.status()), seen, endpoint
+            return endpoint.status(), "", False
         except EndpointError as error:
-            trouble = str(error)
-            silent = silent and isinstance(error, Unreachable) and not isinstance(error, Garbled)
-    return policy.by_silence(seen, cloud.now(), trouble, silent=silent), seen, None
+            trouble, silent = str(error), silent and error.silent
+    return None, trouble, silent
 
 
 def fresh_owner() -> str:
@@ -138,11 +145,14 @@ def drain(
             try:
                 endpoint.commit(owner)
             except FenceRefused as refusal:
-                return Outcome(instance, "kept", f"in use: {refusal}")
+                return Outcome(instance, "kept", f"not committed: {refusal}")
         open_again = False
-        return _carry_out(cloud, seen, decision)
+        return _do(cloud, seen, decision)
     except Refused:
         open_again = True
+        raise
+    except NotFound:
+        open_again = False  # gone, and its fence with it
         raise
     finally:
         if open_again:
@@ -155,8 +165,10 @@ def _lift(cloud: Cloud, endpoint: Endpoint, owner: str, *, stands: bool) -> None
         try:
             endpoint.unfence(owner)
             return
+        except FenceRefused:
+            return  # another's: ours has lapsed
         except EndpointError as error:
-            if last or isinstance(error, FenceRefused):
+            if last:
                 log.log(
                     logging.WARNING if stands else logging.INFO,
                     "a fence was not lifted: it lapses within two minutes or, once committed, the instance powers "
@@ -170,10 +182,10 @@ def _lift(cloud: Cloud, endpoint: Endpoint, owner: str, *, stands: bool) -> None
 def act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:
     """Act without a fence, upon what cannot be asked or is of no use: read again, and only if unchanged and vouched."""
     seen = cloud.get_instance(instance.id)
-    return _doubt(instance, seen) or _carry_out(cloud, seen, decision)
+    return _doubt(instance, seen) or _do(cloud, seen, decision)
 
 
-def _carry_out(cloud: Cloud, seen: Instance, decision: Decision) -> Outcome:
+def _do(cloud: Cloud, seen: Instance, decision: Decision) -> Outcome:
     deed, outcome = _DEEDS[decision.verb]
     deed(cloud, seen)
     return Outcome(seen, outcome, decision.reason)
@@ -197,5 +209,5 @@ def _doubt(before: Instance, seen: Instance) -> Outcome | None:
 
 def vouched(instance: Instance) -> bool:
     """Whether labels and user-data agree that this project made it: a label alone never condemns a machine."""
-    header: Header | None = instance.header()
+    header = instance.header()
     return instance.owned and header is not None and header.request == instance.request

@@ -6,7 +6,6 @@ its own.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -348,14 +347,18 @@ class Provisioning:
 
     def _end(self, instance: Instance) -> Outcome:
         """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
-        header = instance.header()
+        header, trouble = instance.header(), ""
         owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
         for attempt in range(ASKS if header else 0):
             if attempt:
                 self.cloud.sleep(PAUSE_S)
-            with suppress(EndpointError):
-                assert header
+            assert header
+            try:
                 return drain(self.cloud, self.connect(instance, header.key), instance, by_surplus, owner=owner)
+            except EndpointError as error:
+                trouble = trouble if error.silent else str(error)
+        if trouble:
+            return Outcome(instance, "kept", trouble)
         return act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
 
     def _pause(self, phase: str) -> None:

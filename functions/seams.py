@@ -1,7 +1,7 @@
 """The two seams of the protocols: `Cloud`, one zone of the API, and `Endpoint`, one instance's own word.
 
 No code, only shapes: `functions.cloud.Cloud` and `client.endpoint.Endpoint` fill them, and tests with whatever drives
-every interleaving. Neighbours: `functions.protocol`, `functions.provisioning` and `functions.deeds` run over them.
+every interleaving. Neighbours: `functions.protocol`, `provisioning`, `creating` and `deeds` run over them.
 """
 
 from collections.abc import Callable, Mapping

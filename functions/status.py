@@ -1,7 +1,7 @@
 """`status`: the owned instances of all zones, from their labels and, where asked for, from themselves.
 
 `python -m functions.status` is the verb; `run` is the same for other code. It changes nothing. Neighbours:
-`functions.zones` lists, `functions.policy` says what a reaper would decide from the labels alone.
+`functions.zones` lists, `functions.policy` says what a reaper would decide, and should have done.
 """
 
 import sys
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from client.endpoint import Endpoint
-from client.errors import EndpointError, ExollamaError
+from client.errors import ExollamaError
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
-from functions.protocol import ASK_PAUSE_S, ASKS
+from functions.protocol import ASKS, ask
 from functions.transport import urllib3_send
 from functions.zones import WORKERS, nothing, side_by_side, survey
 
@@ -44,9 +44,11 @@ def run(
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
         cloud, instance = work
         doubtful = check and policy.by_labels(instance, cloud.now()).verb is policy.Verb.ASK
-        said = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1) if probe or doubtful else None
-        heard = said if said and "boot" in said else None
-        late = policy.overdue(instance, cloud.now(), heard) if check else None
+        heard, trouble, silent = None, "", True
+        if probe or doubtful:
+            heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
+        late = policy.overdue(instance, cloud.now(), heard, silent=silent) if check else None
+        said = heard or ({"trouble": trouble} if trouble else None)
         return _describe(cloud, instance, said) | {"overdue": late}
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
@@ -58,26 +60,19 @@ def run(
     }
 
 
-def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) -> dict[str, Any]:
-    """The instance's own status, or `{"trouble": why not}` after so many tries."""
-    trouble = ""
+def _ask(
+    cloud: Cloud, instance: Instance, settings: Settings, *, tries: int
+) -> tuple[dict[str, Any] | None, str, bool]:
+    """As `functions.protocol.ask`, with whatever else there may be in the way of asking."""
     try:
         seen = cloud.get_instance(instance.id)
         header = seen.header()
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
-            return {"trouble": f"{seen.state}; its key or its address is not known"}
-        endpoint = Endpoint.of(seen, key)
-        for attempt in range(tries):
-            if attempt:
-                cloud.sleep(ASK_PAUSE_S)
-            try:
-                return endpoint.status()
-            except EndpointError as error:
-                trouble = str(error)
+            return None, f"{seen.state}; its key or its address is not known", True
+        return ask(cloud, Endpoint.of(seen, key), tries=tries)
     except ExollamaError as error:
-        trouble = str(error)
-    return {"trouble": trouble}
+        return None, str(error), True
 
 
 def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> dict[str, Any]:

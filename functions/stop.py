@@ -42,10 +42,10 @@ def run(
         raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}: nothing to stop.")
     cloud.check_clock()
     verb = Verb.STOP if keep_disk else Verb.DESTROY
-    return {"instances": [shown(_stop_one(cloud, one, settings, verb, force=force)) for one in live]}
+    return {"instances": [shown(_stop_one(cloud, one, verb, force=force)) for one in live]}
 
 
-def _stop_one(cloud: Cloud, instance: Instance, settings: Settings, verb: Verb, *, force: bool) -> Outcome:
+def _stop_one(cloud: Cloud, instance: Instance, verb: Verb, *, force: bool) -> Outcome:
     try:
         if verb is Verb.STOP and instance.policy.action != "stop":
             raise ExollamaError(
@@ -60,10 +60,9 @@ def _stop_one(cloud: Cloud, instance: Instance, settings: Settings, verb: Verb, 
             return Outcome(instance, "kept", f"{instance.state}: cannot be asked yet. Wait, or use --force")
         seen = cloud.get_instance(instance.id)
         header = seen.header()
-        key = header.key if header else settings.key
-        if key is None:
-            raise ExollamaError("Its key is not known, so it cannot be asked. Set EXOSCALE_OLLAMA_KEY, or use --force.")
-        return drain(cloud, Endpoint.of(seen, key), seen, lambda status: policy.by_wish(status, verb))
+        if header is None:
+            return act(cloud, seen, Decision(verb, "as asked"))  # not ours: it says so, and does nothing
+        return drain(cloud, Endpoint.of(seen, header.key), seen, lambda status: policy.by_wish(status, verb))
     except NotFound:
         return Outcome(instance, "destroyed", "gone meanwhile")
     except EndpointError as error:

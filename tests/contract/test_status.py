@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import Unreachable
+from client.errors import Garbled, Unreachable
 from client.settings import Secret
 from functions import reap_idle, status
 from tests.fakes import KEY, NOW, label_map, settings
@@ -128,3 +128,17 @@ def test_with_nothing_there_it_is_said_that_nothing_costs(zones: Zones, function
     assert function.text(function.run(settings(), **zones.injected)) == (
         "No owned instance in ch-gva-2, de-fra-1: nothing runs, nothing costs."
     )
+
+
+def test_a_check_takes_nonsense_for_no_silence_as_the_reaper_does(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=IDLE)))
+
+    def garbled(_: object) -> None:
+        raise Garbled("it answers, but not with a status that can be read.")
+
+    monkeypatch.setattr(Agent, "status", garbled)
+    (item,) = status.run(settings(), check=True, **zones.injected)["instances"]
+    assert item["overdue"] is None
+    assert "can be read" in item["said"]["trouble"]

@@ -89,7 +89,8 @@ class Context:
 
     def nonce(self, _bytes: int = 16) -> str:
         self.nonces += 1
-        return f"{self.index}{self.nonces - 1}"
+        # Reapers are numbered anew all the time, and their fences with them; a pipeline's fence is none of a reaper's.
+        return f"{'' if self.index == SELF else 'pipeline'}{self.index}{self.nonces - 1}"
 
 
 _STATUS = {"Conflict": 409, "NotFound": 404, "ApiError": 400}
@@ -300,6 +301,17 @@ def client(context: Context) -> object:
     return None
 
 
+def guest(context: Context) -> object:
+    """Somebody who was told of the youngest instance, and uses it once it is ready."""
+    found = [one for one in Cloud(context).list_instances() if one.owned]
+    if found:
+        youngest = max(one.id for one in found)
+        if Endpoint(context, youngest, boot_only=True).status()["boot"]["phase"] == "ready":
+            context.ask("begin", youngest)
+            context.ask("end", youngest)
+    return None
+
+
 def curl(context: Context) -> object:
     """Somebody who knows the URL and writes no labels."""
     context.ask("begin", "m1")
@@ -348,7 +360,7 @@ def watchdog(context: Context) -> object:
 
 
 PROGRAMS: dict[str, Callable[[Context], object]] = {
-    "reaper": reaper, "provisioner": provisioner, "client": client, "curl": curl,
+    "reaper": reaper, "provisioner": provisioner, "client": client, "curl": curl, "guest": guest,
     "watchdog": watchdog,
 }  # fmt: skip
 

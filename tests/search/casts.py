@@ -75,6 +75,10 @@ SMALL: dict[str, Cast] = {
         why="from nothing, nothing lost: both get the same one",
         world=world(strict=True), actors=("provisioner", "provisioner"),
     ),
+    "two pipelines, and a guest of the younger": Cast(
+        why="somebody uses whichever is ready, before the pipelines have settled on one",
+        world=world(), actors=("provisioner", "provisioner", "guest"),
+    ),
     "three pipelines": Cast(why="from nothing", world=world(strict=True), actors=("provisioner",) * 3),
     "two pipelines, lists that lag": Cast(
         why="new instances show in lists some time later, a reaper beside them",
@@ -179,6 +183,16 @@ def without_fence() -> Any:
     )  # fmt: skip
 
 
+def unshut(cloud: Any, endpoint: Any, instance: Instance, judge: Any, **_: Any) -> Any:
+    """Ask, then act."""
+    decision = judge(endpoint.status())
+    return (
+        protocol.Outcome(instance, "kept", "")
+        if decision.verb is Verb.KEEP
+        else protocol.act(cloud, instance, decision)
+    )
+
+
 def labels_alone() -> Any:
     """The instance is not asked."""
     real = policy.by_labels
@@ -225,6 +239,18 @@ WEAKENINGS: dict[str, Weakening] = {
             world=world(FORGED._replace(labels=our_labels(action="stop"))), actors=("provisioner",),
         ),
         violation="an instance that is not ours was started",
+    ),
+    "never lifts": Weakening(
+        weakened=lambda: patch.object(protocol, "_lift", lambda *_, **__: None),
+        cast=Cast(world=world(idle()), actors=("reaper", "curl")), violation="a fence stands for good: m1",
+    ),
+    "a lease without an end": Weakening(
+        weakened=lambda: patch.object(agent.Fence, "expire", lambda self, _now: self),
+        cast=Cast(world=world(idle(), crashes=1), actors=("reaper", "curl")), violation="a fence stands for good: m1",
+    ),
+    "surplus instance not shut first": Weakening(
+        weakened=lambda: patch.object(provisioning, "drain", unshut),
+        cast=SMALL["two pipelines, and a guest of the younger"], violation="a request that new-1 accepted was cut",
     ),
     "created without its labels": Weakening(
         weakened=lambda: patch.object(plan, "owned_labels", lambda *_: {}),

@@ -324,7 +324,9 @@ class Search:
         known = (self.world_id(world), actors)
         if known not in self._settled:
             histories = [(a.program, a.number, self.recorded(a.history)) for a in actors]
-            self._settled[known] = settle(world, histories)
+            self._settled[known] = settle(
+                world, histories, calm=not (self.cast.world.crashes or self.cast.world.losses)
+            )
         return self._settled[known]
 
     def _trace(self, states: list[State], parents: array[int], number: int) -> list[str]:

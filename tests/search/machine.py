@@ -31,7 +31,6 @@ class Machine(NamedTuple):
     listed: bool = True
     op: str | None = None  # "delete" or "stop", asked for and not yet carried out
     up: bool = True
-    reachable: bool = True
     booted: bool = True
     fence: Any = Fence()
     locked: bool = False  # the agent's lock, from the watchdog's look to its commit

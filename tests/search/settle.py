@@ -18,6 +18,7 @@ Recorded = tuple[tuple[Answer, int | None], ...]
 Actors = Sequence[tuple[str, int, Recorded]]
 
 EVERY_S = 600
+LEASE_S = 120
 ROUNDS = 9
 """Rounds of ten minutes: an idle timeout and a quarter, until the watchdog's own end, and two passes more."""
 
@@ -82,13 +83,17 @@ def _ours(machine: Any) -> bool:
     return dict(machine.labels).get("exollama") == "v1" and machine.request is not None
 
 
-def settle(world: World, actors: Actors) -> str | None:
-    """What does not hold in the end, in words; None where all does."""
+def settle(world: World, actors: Actors, *, calm: bool = False) -> str | None:
+    """What does not hold in the end, in words; None where all does. `calm`: nobody died, and no answer was lost."""
     theatre = Theatre(world._replace(jumps=(), human=False, lag=False, exact=True))
     try:
         theatre.finish()
         for program, index, history in actors:
             theatre.run(program, index, history)
+        if not calm:
+            theatre.pass_(LEASE_S + 10)
+        if shut := [m.id for m in theatre.world.machines if m.up and m.fence.owner and m.fence.committed is None]:
+            return f"a fence stands for good: {', '.join(shut)}"
         for _ in range(ROUNDS):
             theatre.use()
             theatre.run("reaper")
@@ -106,7 +111,4 @@ def settle(world: World, actors: Actors) -> str | None:
     except Violation as violation:
         return str(violation)
     left = [m.id for m in theatre.world.machines if _ours(m)]
-    if left:
-        return f"nobody uses it, and it stays: {', '.join(left)}"
-    shut = [m.id for m in theatre.world.machines if m.fence.owner is not None]
-    return f"a fence stands for good: {', '.join(shut)}" if shut else None
+    return f"nobody uses it, and it stays: {', '.join(left)}" if left else None

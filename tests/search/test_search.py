@@ -17,6 +17,7 @@ from tests.search.explore import Search
 from tests.search.report import Cast, Report, shown
 
 MOST = 2_000_000
+WALKS = int(os.environ.get("EXOLLAMA_WALKS", "300"))
 Told = Callable[[str], None]
 
 
@@ -105,8 +106,9 @@ SEARCHES = {name: Search(cast) for name, cast in LARGE.items()}
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.timeout(120 + WALKS)
 @given(data=st.data())
-@settings(max_examples=int(os.environ.get("EXOLLAMA_WALKS", "300")))
+@settings(max_examples=WALKS)
 def test_no_walk_through_a_larger_cast_cuts_or_leaves_anything_either(name: str, data: st.DataObject) -> None:
     for _ in walk(SEARCHES[name], data, most=400, settle=True):
         pass

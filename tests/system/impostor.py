@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,7 @@ class Impostor:
         self.proof = proof or json.dumps({"nonce": NONCE, "mac": mac}).encode()
         self.answers = answers
         self.heard = bytearray()
+        self.drip_s = 0.0  # between two bytes of an answer
         self._server = socket.create_server((address, 11435))
         self._talking: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve)
@@ -91,6 +93,9 @@ class Impostor:
             answer = self.answers(asked)
             if answer is None and asked == "GET /.exollama/proof":
                 answer = http(200, self.proof)
-            connection.sendall(answer or http(401, b'{"error":"no"}'))
+            said = answer or http(401, b'{"error":"no"}')
+            for part in [said[n : n + 1] for n in range(len(said))] if self.drip_s else [said]:
+                connection.sendall(part)
+                time.sleep(self.drip_s)
             if answer and b"Content-Length" not in answer and not answer.startswith(b"HTTP/1.1 204"):
                 return

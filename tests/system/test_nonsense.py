@@ -1,11 +1,15 @@
 """Whatever an instance answers, the reaper deletes nothing upon nonsense: kept, reported, and no traceback."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client.endpoint import Endpoint
+from client.errors import Unreachable
+from client.settings import Secret
 from tests import fakes
 from tests.simulator import Simulator
 from tests.system.impostor import KEY, NONCE, Impostor, http
@@ -220,3 +224,19 @@ def test_with_answers_that_make_sense_the_same_instance_is_destroyed(
     ):
         clerk.run("reap").ended(0)
     assert changes(records) == ["delete-instance"]
+
+
+@pytest.mark.parametrize("what", ["proof", "status"])
+def test_an_answer_that_comes_a_byte_at_a_time_holds_nobody_up(records: Simulator, tmp_path: Path, what: str) -> None:
+    seen = plant(records, key=KEY)
+    assert seen.ip
+    with Impostor(seen.ip, tmp_path, KEY, answers=lambda asked: said() if "status" in asked else None) as one:
+        endpoint = Endpoint(seen.ip, Secret(KEY), timeout_s=0.2)
+        if what == "status":
+            endpoint.status()
+        one.drip_s = 0.1  # never a timeout between two bytes, and half a minute for all of them
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            endpoint.status()
+        assert time.monotonic() - began < 15
+        endpoint.close()

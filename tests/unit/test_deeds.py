@@ -113,6 +113,17 @@ def test_a_stop_whose_answer_was_lost_is_looked_up_and_not_repeated() -> None:
     assert len(world.named("stop_instance")) == 1
 
 
+def test_a_stop_whose_answer_was_lost_and_that_takes_its_time_is_waited_for_and_not_repeated() -> None:
+    world = World(idle())
+    world.operations["stop_instance"] = {"id": "op", "state": "pending"}
+    world.before["stop_instance"] = lambda: setattr(world.machines["a"], "state", "stopping")
+    world.fail("stop_instance", LOST, after=True)
+    world.at(25, lambda: setattr(world.machines["a"], "state", "stopped"))
+    stop(world, world.list_instances()[0])
+    assert len(world.named("stop_instance")) == 1
+    assert 25 <= world.elapsed_s < 35
+
+
 def test_a_stop_that_did_not_happen_is_repeated_once() -> None:
     world = World(idle())
     world.fail("stop_instance", LOST)

@@ -100,8 +100,18 @@ def test_each_attempt_is_another_owner() -> None:
 UNDER: dict[str, tuple[str, Change, str, str]] = {
     "touched before the fence": ("fence", lambda m: setattr(m, "idle_s", 1.0), "kept", "as it says itself"),
     "a request before the fence": ("fence", lambda m: setattr(m, "in_flight", 2), "kept", "2 request(s) in flight"),
-    "a request seen by the commit": ("commit", lambda m: setattr(m, "in_flight", 1), "kept", "in use: 1 in flight"),
-    "a touch seen by the commit": ("commit", lambda m: setattr(m, "touches", 1), "kept", "in use: 0 in flight, or tou"),
+    "a request seen by the commit": (
+        "commit",
+        lambda m: setattr(m, "in_flight", 1),
+        "kept",
+        "not committed: 1 in flight",
+    ),
+    "a touch seen by the commit": (
+        "commit",
+        lambda m: setattr(m, "touches", 1),
+        "kept",
+        "not committed: 0 in",
+    ),
     "a newer label": ("get_instance", lambda m: m.labels.update(label_map(activity=NOW)), "kept", "labels or its"),
     "a foreign label": ("get_instance", lambda m: m.labels.update(team="seven"), "kept", "labels or its state changed"),
     "a later deadline": ("get_instance", lambda m: m.labels.update({"exollama-deadline": "none"}), "kept", "labels or"),
@@ -147,7 +157,7 @@ def test_a_lease_that_ran_out_and_is_anothers_now_is_not_committed_and_not_lifte
     theirs = {"owner": OTHER, "committed": False, "lease_s": 120.0, "mark": 0}
     world.before["commit"] = lambda: setattr(world.machines["a"], "fence", theirs)
     outcome = reap(world)
-    assert (outcome.outcome, outcome.reason) == ("kept", "in use: no lease stands")
+    assert (outcome.outcome, outcome.reason) == ("kept", "not committed: no lease stands")
     assert world.machines["a"].fence == theirs
     assert world.deeds() == []
 
@@ -188,7 +198,7 @@ def test_a_lost_answer_of_the_lifting_changes_nothing_of_the_outcome(after: bool
     fenced(world, "commit", lambda m: setattr(m, "in_flight", 1))
     world.fail("unfence", SILENT, SILENT, after=after)
     outcome = reap(world)
-    assert (outcome.outcome, outcome.reason) == ("kept", "in use: 1 in flight, or touched")
+    assert (outcome.outcome, outcome.reason) == ("kept", "not committed: 1 in flight, or touched")
     assert len(world.named("unfence")) == 2
     assert bool(world.machines["a"].fence) is stands  # then its lease runs out
 

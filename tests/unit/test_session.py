@@ -263,13 +263,39 @@ def test_what_is_overdue_is_reaped_beside_a_use_but_not_the_one_in_use(monkeypat
 
 @pytest.mark.parametrize(
     "answers",
-    [[Draining("fenced"), HELLO], [NOT_FOUND, PULLED, HELLO], [Unreachable("gone"), HELLO]],
-    ids=["fenced", "pulled", "unreachable"],
+    [[Draining("fenced"), HELLO], [NOT_FOUND, PULLED, HELLO]],
+    ids=["fenced", "pulled"],
 )
 def test_a_use_that_needs_a_second_try_reaps_once(monkeypatch: pytest.MonkeyPatch, answers: list[Lines]) -> None:
     use = Use(monkeypatch, World(machine()), *answers)
     use.generate()
     assert len(use.tidied) == 1
+
+
+def test_one_that_went_before_it_took_the_request_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(machine())
+    use = Use(monkeypatch, world, Unreachable("gave no answer"), HELLO, wake=True)
+
+    def go() -> None:
+        if len(world.named("status")) > 1:  # once it was found ready
+            world.machines.pop("a", None)
+
+    world.before["status"] = go
+    assert use.generate()["response"] == "Hello"
+    assert use.woken == 1
+
+
+def test_one_that_is_still_there_is_not_asked_for_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), Unreachable("gave no answer: timed out"), HELLO)
+    with pytest.raises(Unreachable, match="timed out"):
+        use.generate()
+    assert len(use.asked) == 1
+
+
+def test_where_every_try_meets_a_fence_the_last_word_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = Use(monkeypatch, World(machine()), Draining("somebody is about to remove it"))
+    with pytest.raises(Draining, match=r"No instance took the request in 4 tries.*somebody is about to remove it"):
+        use.generate()
 
 
 @pytest.mark.parametrize("answers", [[HELLO], [Draining("fenced"), HELLO]], ids=["at once", "at a second try"])

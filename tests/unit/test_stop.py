@@ -62,7 +62,7 @@ IN_THE_WAY: dict[str, tuple[dict[str, Any], str, str]] = {
     "fenced by another": ({"fence": FENCE}, "kept", "fenced: another reaper, or its own watchdog, is at it"),
     "unreachable": ({"reachable": False}, "failed", "cannot be reached: refused. --force ends it all the same"),
     "without an address": ({"address": None}, "failed", "has no public address (yet). --force ends it all the same"),
-    "without a key": ({"request": None}, "failed", "Its key is not known"),
+    "without our user-data": ({"request": None}, "failed", "left alone: its labels say it is ours, but its user-data"),
     "another nonce": ({"request": OTHER_NONCE}, "failed", "left alone: its labels say it is ours, but its user-data"),
 }
 
@@ -95,7 +95,7 @@ def test_what_is_in_its_way_keeps_it_takes_requests_again_and_is_said(
 def test_a_request_that_began_before_the_commit_keeps_it(stopped: Any) -> None:
     world = World(used())
     world.before["commit"] = lambda: setattr(world.machines["a"], "in_flight", 1)
-    assert stopped(world) == [("a", "kept", "in use: 1 in flight, or touched")]
+    assert stopped(world) == [("a", "kept", "not committed: 1 in flight, or touched")]
     assert world.machines["a"].fence is None
     assert deeds(world) == []
 
@@ -127,9 +127,7 @@ def test_where_the_outcome_is_not_known_it_stays_shut_and_that_is_told(stopped: 
 # -- its key
 
 
-def test_where_its_user_data_shows_no_key_a_configured_one_serves_for_asking_but_not_for_the_deed(
-    stopped: Any,
-) -> None:
+def test_where_its_user_data_is_not_ours_a_configured_key_does_not_help(stopped: Any) -> None:
     world = World(used(request=None))
     ((_, outcome, reason),) = stopped(world, key=KEY)
     assert outcome == "failed"

@@ -202,3 +202,14 @@ def test_a_power_off_that_fails_is_tried_again(machine: Machine) -> None:
     machine.stub("systemctl", f'echo "$@" >> {machine.off}')
     machine.advance(700)  # its own commit has been abandoned by now
     until(machine.powered_off, "the next attempt")
+
+
+@policy(idle_s=60)
+def test_what_will_not_go_looks_older_and_older_to_a_reaper_however_often_its_power_off_fails(machine: Machine) -> None:
+    machine.stub("systemctl", f"echo tried >> {machine.off}; exit 1")
+    machine.advance(970)
+    until(machine.off.exists, "the first attempt")
+    for tries in range(2, 5):
+        machine.advance(600)
+        until(lambda tries=tries: machine.off.read_text().count("tried") >= tries, "the next attempt")  # type: ignore[misc]
+    assert machine.status()["fence"]["committed_s"] >= 1800
