@@ -27,7 +27,7 @@ from tests.simulator import Seen, Simulator
 from tests.simulator.driver import launch, ready
 from tests.simulator.lodging import Lodging
 from tests.simulator.relay import operation
-from tests.system.verbs import Clerk, Done, plant
+from tests.system.verbs import WAITING, Clerk, Done, plant
 
 KEY = "lodging-0123456789-endpoint-key-ABCDEF"
 PROVISION_ENV = {"EXOSCALE_OLLAMA_KEY": KEY, "EXOSCALE_BOOT_TIMEOUT": "60"}
@@ -285,13 +285,14 @@ class Impatient(Clerk):
 
     def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
         super().__init__(world.simulator, patch, nap_s=0)
-        slept_s = 0.0
+        self.slept_s = 0.0
 
         def sleep(seconds: float) -> None:
-            nonlocal slept_s
-            slept_s += seconds
+            self.slept_s += seconds
 
-        waiting = {"sleep": sleep, "monotonic": lambda: time.monotonic() + slept_s}
+        for function in WAITING:
+            patch.setattr(function, "__kwdefaults__", {**(function.__kwdefaults__ or {}), "sleep": sleep})
+        waiting = {"sleep": sleep, "monotonic": lambda: time.monotonic() + self.slept_s}
         patch.setattr(provision.run, "__kwdefaults__", {**(provision.run.__kwdefaults__ or {}), **waiting})
         for verb in ("provision", "reap_idle", "status", "stop"):
             patch.setattr(f"functions.{verb}.urllib3_send", self._send)

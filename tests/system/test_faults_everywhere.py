@@ -35,7 +35,9 @@ from tests.system.situations import SITUATIONS, Impatient, World, keeps_secret
 from tests.system.tally import TALLY
 
 IN_TIME_S = 30
-"""A run takes a fraction of a second, on a machine that has nothing else to do."""
+"""A run takes a fraction of a second, on a machine that has nothing else to do, since no wait takes time."""
+WAITS_S = 700
+"""What a run would have slept at most: ten minutes for an operation that never ends, and some retries."""
 CASES = list(cases(every=os.environ.get("EXOLLAMA_FAULTS") == "all"))
 
 
@@ -71,9 +73,10 @@ def test_a_fault_in_any_call_ends_in_time_as_expected_and_the_next_run_heals(
     operation, nth = case.call.split()
     options = {"retry_after": 7} if case.fault == "429+" else {}
     world.simulator.fault(operation, case.fault.rstrip("+"), skip=int(nth) - 1, **options)
-    began = time.monotonic()
+    began, clerk.slept_s = time.monotonic(), 0.0
     done = clerk.run(*situation.argv, **situation.env)
     assert time.monotonic() - began < IN_TIME_S
+    assert clerk.slept_s < WAITS_S
     assert [call.fault for call in world.simulator.calls if call.fault] == [case.fault.rstrip("+")], "it met the fault"
 
     ends = situation.ends if case.ends == AS_EVER else case.ends

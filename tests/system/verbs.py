@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = "0.03"
 """Every sleep of a verb is cut to this; its timeouts and what it waits for are not touched."""
 CHANGES = ("POST", "PUT", "DELETE")
+WAITING: tuple[Any, ...] = (Api.__init__, provision.run, reap_idle.run, reap_idle.tidy, status_verb.run, stop.run)
+"""What takes a clock and a sleep as keywords."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Clerk(User):
     def __init__(self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, nap_s: float) -> None:
         super().__init__(simulator)
         injected = {"sleep": lambda seconds: time.sleep(nap_s), "clock": simulator.clock.now}
-        for function in (Api.__init__, provision.run, reap_idle.run, reap_idle.tidy, status_verb.run, stop.run):
+        for function in WAITING:
             defaults: dict[str, Any] = function.__kwdefaults__ or {}
             monkeypatch.setattr(function, "__kwdefaults__", {**defaults, **injected})
 
