@@ -152,7 +152,7 @@ def drain(
         open_again = True
         raise
     except NotFound:
-        open_again = False  # gone, and its fence with it
+        stands = False  # gone, and its fence with it; unless another has its address and key by now
         raise
     finally:
         if open_again:

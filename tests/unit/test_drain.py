@@ -3,6 +3,7 @@
 Whatever happens before the commit ends with the fence lifted; after it only a certain refusal of the deed reopens.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -276,6 +277,19 @@ def test_a_committed_one_that_somebody_deletes_first_is_destroyed() -> None:
     world.before["delete_instance"] = world.machines.clear
     world.fail("delete_instance", NotFound("DELETE", "/instance/a", 404, "Not Found"))
     assert reap(world).outcome == "destroyed"
+
+
+def test_one_that_is_gone_under_its_fence_is_tried_to_be_opened_without_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(idle())
+
+    def go() -> None:
+        if world.machines["a"].fence:
+            world.machines.clear()
+
+    world.before["get_instance"] = go
+    assert reap(world).reason == "gone meanwhile"
+    assert len(world.named("unfence")) == 1, "another may have its address and key by now"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 # -- Ctrl-C
