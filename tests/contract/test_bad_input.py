@@ -5,8 +5,7 @@ Nothing of it makes a verb break, and none of it costs anybody a machine.
 
 import itertools
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,23 +15,12 @@ from client.endpoint import Endpoint
 from client.errors import ClockError, ExollamaError, NoInstance, Unreachable
 from client.settings import Secret
 from functions import provision, reap_idle, status, stop
-from tests.bridge import Urllib3Mock
 from tests.fakes import DAY, KEY, NOW, OTHER_NONCE, label_map, settings, user_data
 from tests.fakes import status as healthy
 from tests.zones import ID, IDLE, NEW, Answer, Zones, instance
 
 SCRIPT = "IyEvYmluL3NoCg=="
 LONG_PAST = NOW - 30 * DAY
-
-
-@pytest.fixture
-def zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Zones]:
-    served = Zones("ch-gva-2", "de-fra-1")
-    monkeypatch.setattr(Endpoint, "of", served.endpoint)
-    with Urllib3Mock(assert_all_requests_are_fired=False) as mock:
-        for method in ("GET", "POST", "PUT", "DELETE"):
-            mock.add_callback(method, re.compile(r"https://api-.*"), callback=served.answer)
-        yield served
 
 
 def still(zones: Zones) -> dict[str, Any]:
