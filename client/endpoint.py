@@ -265,8 +265,8 @@ class Endpoint:
         answer = connection.getresponse()
         body = answer.read(_MAX_JSON)
         if answer.status != 200:
-            silent = Unreachable if answer.status in (502, 503, 504) else Garbled
-            raise silent(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
+            kind = Unreachable if answer.status in (502, 503, 504) else Garbled
+            raise kind(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
         try:
             proof = json.loads(body)
             nonce, mac = str(proof["nonce"]), str(proof["mac"])

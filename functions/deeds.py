@@ -104,7 +104,7 @@ def _ask_for(
                 return None
             if last or not again or shows is None:  # what was not read again is not asked for again
                 raise _told(instance, what, error, maybe_done=maybe_done) from error
-    return None
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _told(instance: Instance, what: str, error: Exception, *, maybe_done: bool) -> ExollamaError:

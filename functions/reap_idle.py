@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from client.endpoint import Endpoint
@@ -73,8 +74,11 @@ def tidy(
     Returns at once, with what waits for its end (at most FINISH_S) and notes what was removed. What the credentials
     do not allow is logged and fails nothing: whoever cut it short leaves no more behind than a reaper that died.
     """
+    now = datetime.fromtimestamp(clock(), UTC)
+    due = [i for i in listed if i.owned and i.id != spare and by_labels(i, now).verb is not Verb.KEEP]
+    if not due:
+        return lambda: None  # as nearly always, and urllib3 was not even imported
     cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
-    due = [i for i in listed if i.owned and i.id != spare and by_labels(i, cloud.now()).verb is not Verb.KEEP]
     removed: list[Outcome] = []
 
     def reap(instance: Instance) -> None:
@@ -84,12 +88,10 @@ def tidy(
             removed.append(outcome)
 
     thread = threading.Thread(target=side_by_side, args=(reap, due), kwargs={"at_once": AT_ONCE}, daemon=True)
-    if due:
-        thread.start()
+    thread.start()
 
     def finish() -> None:
-        if due:
-            thread.join(FINISH_S)
+        thread.join(FINISH_S)
         while removed:
             one = removed.pop()
             note(f"Instance {one.instance.id} ({one.instance.owned_name}) was {one.outcome} on the way: {one.reason}.")

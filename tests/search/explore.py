@@ -299,7 +299,7 @@ class Search:
                 if report.violation:
                     break
         report.states, report.transitions, report.depth = len(states), len(edges), max(depths)
-        report.worlds = frozenset(self.worlds[state[0]] for state in states)
+        report.worlds = frozenset(self.worlds[world_id] for world_id in {state[0] for state in states})
         if report.complete:
             report.executions, report.all_executions = _paths(firsts, edges)
         report.seconds = time.monotonic() - began
