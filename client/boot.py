@@ -4,9 +4,11 @@ Neighbours: `functions.provisioning` waits so after a create, `client.session` w
 Imports errors and model only.
 """
 
+import contextlib
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -39,6 +41,40 @@ class Answers(Protocol):
 
 def silent(phase: str, percent: float | None, elapsed_s: float) -> None:
     """A Progress that says nothing."""
+
+
+class Board:
+    """What is going on, for whoever wants to know: a Progress that remembers. Written in one thread, read in any."""
+
+    def __init__(self, progress: Progress = silent) -> None:
+        self.phase = ""
+        self.percent: float | None = None
+        self.elapsed_s = 0.0
+        self._progress = progress
+        self._tell: Callable[[bytes], None] | None = None
+
+    def __call__(self, phase: str, percent: float | None, elapsed_s: float) -> None:
+        """A Progress."""
+        self.phase, self.percent, self.elapsed_s = phase, percent, elapsed_s
+        self._progress(phase, percent, elapsed_s)
+        if self._tell:
+            self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
+
+    @contextlib.contextmanager
+    def copied(self, tell: Callable[[bytes], None]) -> Iterator[None]:
+        """Hand what goes on to `tell` too, as bytes for `copy`."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
+
+    def copy(self, said: bytes) -> None:
+        """Show what another process said through `copied`; anything else counts for nothing."""
+        with contextlib.suppress(ValueError, TypeError):
+            phase, percent, elapsed_s = json.loads(said)
+            share = None if percent is None else float(percent)
+            self(printable(phase)[:40], share, float(elapsed_s))
 
 
 class Ticker:

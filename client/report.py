@@ -1,0 +1,78 @@
+"""What a forwarder says of itself, under /.exollama/status: as JSON, or as Prometheus reads it.
+
+Neighbours: `client.forwarder`, whose numbers these are. None of the paths under /.exollama leads to an instance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from client.exchange import Reply, error
+from client.http1 import RequestHead
+
+if TYPE_CHECKING:
+    from client.forwarder import Forwarder
+
+PATH: Final = b"/.exollama/status"
+_PROMETHEUS: Final = re.compile(rb"(?i)accept:.*(?:openmetrics|version=0\.0\.4)")
+_STATES: Final = ("asleep", "waking", "ready", "failed")
+OUTCOMES: Final = ("forwarded", "local", "repeated", "refused", "malformed", "broken", "left")
+
+
+def answer(forwarder: Forwarder, head: RequestHead) -> Reply:
+    """The status for whoever asks: Prometheus by its Accept or `?format=prometheus`, JSON for everybody else."""
+    if head.path != PATH:
+        return error(404, "of /.exollama only /.exollama/status is answered here; the rest is the instance's own")
+    if head.method not in (b"GET", b"HEAD"):
+        return error(405, "GET is expected", fields=b"Allow: GET, HEAD\r\n")
+    said = status(forwarder)
+    query = head.target.partition(b"?")[2]
+    if b"format=prometheus" in query or any(_PROMETHEUS.match(line) for line in head.fields):
+        return Reply(200, prometheus(said).encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+    return Reply(200, json.dumps(said).encode())
+
+
+def status(forwarder: Forwarder) -> dict[str, Any]:
+    """State, phase, requests, idle seconds, deadline. Seconds are None where nothing has happened yet."""
+    keeper = forwarder.keeper
+    place, waking = keeper.place, keeper.state == "waking"
+    return {
+        "state": "stopping" if forwarder.closing else keeper.state,
+        "phase": keeper.board.phase or None if waking else None,
+        "percent": keeper.board.percent if waking else None,
+        "waking_s": round(keeper.waking_s, 1) if waking else None,
+        "error": keeper.failure,
+        "instance": place and {"id": place.id, "zone": place.zone, "address": place.address},
+        "idle_s": None if math.isinf(keeper.idle_s) else round(keeper.idle_s, 1),
+        "idle_timeout_s": place and place.idle_s,
+        "deadline": place.deadline.isoformat() if place and place.deadline else None,
+        "in_flight": forwarder.active - keeper.held,
+        "held": keeper.held,
+        "wakes": keeper.woken,
+        "requests": {outcome: forwarder.counts[outcome] for outcome in OUTCOMES},
+        "uptime_s": round(forwarder.now() - forwarder.began, 1),
+    }
+
+
+def prometheus(said: dict[str, Any]) -> str:
+    """The same as metrics (text format 0.0.4); what is None is left out."""
+    lines = ["# TYPE exollama_state gauge"]
+    lines += [f'exollama_state{{state="{name}"}} {int(said["state"] == name)}' for name in (*_STATES, "stopping")]
+    gauges = {
+        "waking_seconds": said["waking_s"],
+        "idle_seconds": said["idle_s"],
+        "idle_timeout_seconds": said["idle_timeout_s"],
+        "requests_in_flight": said["in_flight"],
+        "requests_held": said["held"],
+        "uptime_seconds": said["uptime_s"],
+    }
+    for name, value in gauges.items():
+        if value is not None:
+            lines += [f"# TYPE exollama_{name} gauge", f"exollama_{name} {value}"]
+    lines += ["# TYPE exollama_wakes_total counter", f"exollama_wakes_total {said['wakes']}"]
+    lines.append("# TYPE exollama_requests_total counter")
+    lines += [f'exollama_requests_total{{outcome="{name}"}} {count}' for name, count in said["requests"].items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,291 @@
+"""Where a forwarder's instance comes from: the API, with credentials, or a provision function's URL, without.
+
+Everything here waits on the network and runs in threads of its own. Neighbours: `client.keeper` asks; a `Session`
+finds and wakes. Imports nothing of functions: waking and tidying are callables, as for the session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from client import activity
+from client.boot import Board
+from client.endpoint import Endpoint
+from client.errors import EndpointError, ExollamaError, SettingsError
+from client.model import Instance, printable
+from client.session import Session
+from client.settings import Secret, endpoint_key
+from client.transport import Disconnected, Request, Response, Send, http_client_send
+
+log = logging.getLogger("exollama.source")
+
+_POLL_S: Final = 0.5
+_ASK_S: Final = 60.0
+_WAIT_S: Final = 5.0
+_MAX_WAIT_S: Final = 30.0
+_PATIENCE_S: Final = 3600.0
+_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A running instance that is ready, its certificate proved. `idle_s`: its idle timeout in seconds."""
+
+    id: str
+    zone: str
+    address: str
+    port: int
+    key: Secret
+    fingerprint: str
+    idle_s: float
+    deadline: datetime | None
+
+    @property
+    def hop(self) -> bytes:
+        """The lines of a request's head that are this hop's own, the key among them."""
+        return f"Host: {self.address}:{self.port}\r\nX-Ollama-Key: {self.key.reveal()}\r\n".encode()
+
+
+class Source(Protocol):
+    """What a keeper asks, one question at a time but for `record` and `tidy`. All raise ExollamaError."""
+
+    wakes: bool
+    """Whether it can wake an instance, rather than only find one."""
+
+    def look(self) -> Place | None:
+        """An instance that is ready now, without waking any."""
+
+    def wake(self) -> Place:
+        """An instance that is ready, however long that takes."""
+
+    def record(self, place: Place, *, always: bool = False) -> None:
+        """Record activity in its label."""
+
+    def tidy(self, spare: str) -> None:
+        """Reap what is overdue, but not that one."""
+
+
+class ByCredentials:
+    """The API is asked. `session` finds, waits and wakes; `board` is where it says what it is doing."""
+
+    def __init__(
+        self, session: Session, board: Board, *, wakes: bool, tidy: Callable[[str], None] | None = None
+    ) -> None:
+        self.session = session
+        self.wakes = wakes
+        self._board = board
+        self._tidy = tidy
+        self._asking = threading.Lock()
+
+    def look(self) -> Place | None:
+        """As in Source."""
+        with self._asking:
+            instance = self.session.find()
+            if instance is None:
+                return None
+            endpoint = self.session.endpoint(instance)
+            with contextlib.closing(endpoint):
+                status = endpoint.status()
+            usable = status["boot"]["phase"] == "ready" and not status.get("fence")
+            return self._place(instance, endpoint) if usable else None
+
+    def wake(self) -> Place:
+        """As in Source. Of several processes on this machine one wakes; the others wait, and then find it."""
+        settings = self.session.settings
+        with self._asking, _alone(f"{settings.zone}-{settings.name}", self._board):
+            instance, endpoint, _ = self.session.ready()
+            endpoint.close()
+            return self._place(instance, endpoint)
+
+    def record(self, place: Place, *, always: bool = False) -> None:
+        """As in Source."""
+        activity.record(self.session.api, place.id, always=always)
+
+    def tidy(self, spare: str) -> None:
+        """As in Source."""
+        if self._tidy:
+            self._tidy(spare)
+
+    def _place(self, instance: Instance, endpoint: Endpoint) -> Place:
+        assert endpoint.fingerprint
+        return Place(
+            id=instance.id,
+            zone=instance.zone,
+            address=endpoint.address,
+            port=endpoint.port,
+            key=self.session.key(instance),
+            fingerprint=endpoint.fingerprint,
+            idle_s=instance.policy.idle_s,
+            deadline=instance.policy.deadline,
+        )
+
+
+@contextlib.contextmanager
+def _alone(name: str, board: Board) -> Iterator[None]:
+    """Be the only process of this user on this machine that wakes an instance of that name.
+
+    Whoever waits shows what the other one is doing. A lock ends with its process, however that ends. It saves the
+    second machine that two pipelines would create for a moment; where it cannot be had, provisioning itself copes.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no Unix
+        yield
+        return
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"exollama-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} is somebody else's")
+        file = (folder / f"{name}.lock").open("a+b", buffering=0)
+    except OSError as error:
+        log.warning("several processes may wake at once: %s", error)
+        yield
+        return
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                board.copy(file.read(1000))
+                time.sleep(_POLL_S)
+
+        def tell(said: bytes) -> None:
+            with contextlib.suppress(OSError):  # a full disk: then the others see less
+                file.truncate(0)
+                file.write(said)
+
+        with board.copied(tell):
+            yield
+
+
+class ByUrl:
+    """A provision function is asked (EXOLLAMA_PROVISION_URL), which has the credentials. It answers 202 until ready.
+
+    POST `{"action": "provision"}` with `Authorization: Bearer TOKEN` returns 200 and provision's result, the key in
+    it; or 202 with `{"phase", "percent"}` and Retry-After in seconds; or `{"error"}`.
+    """
+
+    wakes = True
+
+    def __init__(
+        self,
+        url: str,
+        token: Secret,
+        board: Board,
+        *,
+        send: Send = http_client_send,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url = url
+        self._token = token
+        self._board = board
+        self._send = send
+        self._sleep = sleep
+        self._place: Place | None = None
+
+    def look(self) -> Place | None:
+        """As in Source: the instance that it was sent to last, if that is still ready. The function is not asked."""
+        place = self._place
+        if place is None:
+            return None
+        with contextlib.closing(Endpoint(place.address, place.key, port=place.port)) as endpoint:
+            try:
+                status = endpoint.status()
+            except EndpointError as error:
+                log.info("%s", error)
+                return None
+        return place if status["boot"]["phase"] == "ready" and not status.get("fence") else None
+
+    def wake(self) -> Place:
+        """As in Source."""
+        began, failures = time.monotonic(), 0
+        while True:
+            try:
+                answer = self._ask()
+            except Disconnected as error:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise ExollamaError(f"The provision function does not answer: {error}.") from error
+                self._sleep(min(2.0**failures, _MAX_WAIT_S))
+                continue
+            said = _said(answer)
+            if answer.status == 200:
+                self._place = self._reached(said)
+                return self._place
+            if answer.status in (401, 403):
+                raise SettingsError(
+                    f"{self._url} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
+                )
+            failures += answer.status != 202
+            if failures == _ATTEMPTS or answer.status not in (202, 429, 500, 502, 503, 504):
+                words = printable(said.get("error") or answer.body[:200].decode("utf-8", "replace"))
+                raise ExollamaError(f"The provision function failed ({answer.status}): {words[:500]}")
+            if time.monotonic() - began > _PATIENCE_S:
+                raise ExollamaError(f"The provision function was asked for {_PATIENCE_S:.0f} s, and is not done.")
+            percent = said.get("percent")
+            self._board(
+                printable(said.get("phase") or "provisioning")[:40],
+                float(percent) if isinstance(percent, int | float) else None,
+                time.monotonic() - began,
+            )
+            after = answer.headers.get("retry-after", "")
+            self._sleep(min(float(after) if re.fullmatch("[0-9]{1,6}", after) else _WAIT_S, _MAX_WAIT_S))
+
+    def record(self, place: Place, *, always: bool = False) -> None:
+        """Nothing: labels are for who has credentials, and the instance itself knows of its requests."""
+
+    def tidy(self, spare: str) -> None:
+        """Nothing: that is for who has credentials."""
+
+    def _ask(self) -> Response:
+        headers = {"Authorization": f"Bearer {self._token.reveal()}", "Content-Type": "application/json"}
+        return self._send(Request("POST", self._url, headers, b'{"action":"provision"}', _ASK_S))
+
+    def _reached(self, said: dict[str, Any]) -> Place:
+        parts = urlsplit(str(said.get("url")))
+        try:
+            key = endpoint_key(str(said.get("key")))
+            address, port = parts.hostname, parts.port
+            deadline = datetime.fromisoformat(said["deadline"]) if said.get("deadline") else None
+        except (ValueError, TypeError) as error:
+            raise ExollamaError(f"The provision function's answer cannot be used: {error}") from None
+        if not address or not port:
+            raise ExollamaError("The provision function's answer has no url of an instance in it.")
+        with contextlib.closing(Endpoint(address, key, port=port)) as endpoint:
+            status = endpoint.status()
+        idle_s = status.get("policy", {}).get("idle_s") if isinstance(status.get("policy"), dict) else None
+        assert endpoint.fingerprint
+        return Place(
+            id=str(said.get("id")),
+            zone=str(said.get("zone")),
+            address=address,
+            port=port,
+            key=key,
+            fingerprint=endpoint.fingerprint,
+            idle_s=float(idle_s) if isinstance(idle_s, int | float) else 1800.0,
+            deadline=deadline,
+        )
+
+
+def _said(answer: Response) -> dict[str, Any]:
+    try:
+        said = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        said = None
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,262 @@
+"""Connections to one instance: pinned TLS, pooled, one exchange at a time on each.
+
+The pin is the fingerprint that `client.endpoint` proved; the key is sent on no other connection. Answers are passed
+on as they arrive, only their heads are read. Neighbours: `client.exchange`, `client.downstream`, `client.forwarder`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import socket
+import ssl
+from typing import TYPE_CHECKING, Final, cast
+
+from client.http1 import MAX_HEAD, BadMessage, Body, ResponseHead, UntilClose, parse_response
+
+if TYPE_CHECKING:
+    from client.exchange import Exchange
+
+CONNECT_S: Final = 5.0
+IDLE_S: Final = 50.0
+"""How long a connection is kept unused; nginx closes them after 75 s, and a request must not meet that."""
+MAX_IDLE: Final = 256
+
+
+class Unreached(Exception):
+    """No connection to the instance, or none that is its own."""
+
+
+def pinned_context() -> ssl.SSLContext:
+    """TLS as the instance speaks it. Its certificate is nobody's but its own: the pin is what is checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+class Pool:
+    """The connections to one instance.
+
+    `hop` are the lines of each request's head that are this hop's own, the key among them. Without a `fingerprint`
+    the connections are plain TCP, as benchmarks and tests want them; an instance always has one.
+    """
+
+    def __init__(self, address: str, port: int, hop: bytes, fingerprint: str | None, view: memoryview) -> None:
+        self.address = address
+        self.port = port
+        self.hop = hop
+        self.view = view
+        """What all connections of one loop read into, one after the other."""
+        self.closed = False
+        self._fingerprint = fingerprint
+        self._context = pinned_context() if fingerprint else None
+        self._idle: list[Upstream] = []
+
+    def __repr__(self) -> str:
+        return f"Pool({self.address}:{self.port})"
+
+    def take(self) -> Upstream | None:
+        """A connection that stands and is unused, the one used last."""
+        while self._idle:
+            up = self._idle.pop()
+            if not up.transport.is_closing():
+                return up
+        return None
+
+    async def connect(self) -> Upstream:
+        """A new connection. Raises Unreached."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                _, up = await loop.create_connection(
+                    lambda: Upstream(self),
+                    self.address,
+                    self.port,
+                    ssl=self._context,
+                    server_hostname="" if self._context else None,
+                )
+        except (OSError, TimeoutError) as error:
+            raise Unreached(f"{self.address}:{self.port}: {type(error).__name__} {error}"[:200]) from None
+        if self._fingerprint:
+            certificate = up.transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
+            if not hmac.compare_digest(hashlib.sha256(certificate).hexdigest(), self._fingerprint):
+                up.transport.abort()
+                raise Unreached(f"{self.address}:{self.port} has another certificate than it had.")
+        _watch(up.transport.get_extra_info("socket"))
+        return up
+
+    def release(self, up: Upstream, now: float) -> None:
+        """Take back a connection that has nothing to do."""
+        if self.closed or len(self._idle) >= MAX_IDLE:
+            up.transport.abort()
+        else:
+            up.idle_since = now
+            self._idle.append(up)
+
+    def forget(self, up: Upstream) -> None:
+        """Drop a connection that ended by itself."""
+        if up in self._idle:
+            self._idle.remove(up)
+
+    def sweep(self, now: float) -> None:
+        """Close what nobody has used for a while."""
+        while self._idle and now - self._idle[0].idle_since > IDLE_S:
+            self._idle.pop(0).transport.abort()
+
+    def close(self) -> None:
+        """Close what is idle now, and each of the others once it has nothing to do."""
+        self.closed = True
+        while self._idle:
+            self._idle.pop().transport.abort()
+
+
+def _watch(sock: socket.socket) -> None:
+    """Have the kernel notice a machine that is gone without a word, within half a minute."""
+    options = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30000}
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in options.items():
+        if hasattr(socket, name):  # not every system has all of them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Upstream(asyncio.BufferedProtocol):
+    """One connection to the instance."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport
+        self.exchange: Exchange | None = None
+        self.idle_since = 0.0
+        self.used = False
+        """Whether it has answered before: then it may have ended by now without anybody's fault."""
+        self._partial = b""
+        self._head: ResponseHead | None = None
+        self._body: Body | None = None
+        self._eof = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self.pool.view
+
+    # -- the request
+
+    def begin(self, exchange: Exchange) -> None:
+        """Send a request, as far as it has arrived; the rest follows through `write`."""
+        self.exchange = exchange
+        exchange.up = self
+        self._partial, self._head, self._body = b"", None, None
+        self.transport.write(exchange.outgoing(self.pool.hop))
+        if exchange.down.stuffed:
+            self.transport.pause_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send more of the body."""
+        if data:
+            self.transport.write(data)
+
+    def drop(self) -> None:
+        """Nobody waits for the answer any more: end the connection, and with it what the instance does for it."""
+        self.exchange = None
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        if self.exchange:
+            self.exchange.down.hold_back(True)
+
+    def resume_writing(self) -> None:
+        if self.exchange:
+            self.exchange.down.hold_back(False)
+
+    # -- the answer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self.pool.view[:nbytes])
+        if self.exchange is None:
+            self.transport.abort()  # nobody asked
+            return
+        try:
+            if self._body is None:
+                self._read_head(data)
+            else:
+                self._pass(data, 0, b"")
+        except BadMessage as bad:
+            self._lost(bad.reason)
+
+    def _read_head(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange
+        data = self._partial + data
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4 or end > MAX_HEAD:
+                if len(data) > MAX_HEAD:
+                    raise BadMessage(502, "the answer's head is too long")
+                self._partial = data
+                return
+            head = parse_response(data[:end])
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                raise BadMessage(502, "the answer switches to a protocol that nobody asked for")
+            exchange.down.interim(head)
+            data = data[end:]
+        self._partial = b""
+        if head.draining:
+            self._lost("it takes no new requests (fenced)", draining=True)
+            return
+        exchange.answered = True
+        exchange.kept = None
+        self._head, self._body = head, head.body(exchange.head.method)
+        begins = exchange.down.begins(head, until_close=isinstance(self._body, UntilClose))
+        self._pass(data, end, begins)
+
+    def _pass(self, data: bytes, at: int, before: bytes) -> None:
+        """Pass on what `data[at:]` has of the body, behind `before`."""
+        exchange, body = self.exchange, self._body
+        assert exchange
+        assert body
+        end = body.feed(data, at)
+        piece = data if not at and end == len(data) else data[at:end]
+        if before or piece:
+            exchange.down.transport.write(before + piece if before else piece)
+        if body.done:
+            self._over(exchange, clean=end == len(data))
+
+    def _over(self, exchange: Exchange, *, clean: bool) -> None:
+        """The answer is complete."""
+        assert self._head
+        self.exchange = exchange.up = None
+        self.used = True
+        if clean and exchange.body.done and not self._head.close and exchange.head.minor:
+            self.transport.resume_reading()
+            self.pool.release(self, exchange.down.now())
+        else:
+            self.transport.abort()
+        exchange.down.finished()
+
+    # -- the end
+
+    def eof_received(self) -> None:
+        self._eof = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.exchange is None:
+            self.pool.forget(self)
+        elif isinstance(self._body, UntilClose) and self._eof and exc is None:
+            self._over(self.exchange, clean=False)
+        else:
+            self._lost(f"the connection ended ({exc or 'closed'})")
+
+    def _lost(self, why: str, *, draining: bool = False) -> None:
+        """No answer, or no end of one, will come on this connection."""
+        exchange, self.exchange = self.exchange, None
+        self.transport.abort()
+        if exchange:
+            exchange.up = None
+            heard = exchange.answered or bool(self._partial)
+            exchange.down.forwarder.lost(exchange, self, why, draining=draining, heard=heard)
