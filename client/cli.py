@@ -82,6 +82,11 @@ VERBS: Mapping[str, _Verb] = {
             "--no-provision": "never create an instance; exit 3 where there is none",
         },
     ),
+    "serve": _Verb(
+        "forward Ollama's port on this machine to the instance, for every program, unchanged",
+        "--on-exit destroy    (then, in another terminal: ollama run …, or any program)",
+        {"--no-provision": "never create an instance; answer 503 where there is none"},
+    ),
     "env": _Verb(
         "print what other programs need: URL, key and certificate",
         '--json    (in a shell: eval "$(exollama env)")',
@@ -127,6 +132,8 @@ def parser(prog: str, verb: str) -> argparse.ArgumentParser:
     )
     if verb == "generate":
         _prompt_arguments(one)
+    if verb == "serve":
+        _serve_arguments(one)
     for flag, help_text in VERBS[verb].flags.items():
         one.add_argument(flag, action="store_true", help=help_text)
     one.add_argument("--json", action="store_true", help="print the result as one JSON object")
@@ -147,6 +154,22 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
         help="an option of Ollama, such as temperature=0; repeatable",
     )
     one.add_argument("--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow')
+
+
+def _serve_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--listen", metavar="HOST:PORT", default="127.0.0.1:11434", help="where to listen (127.0.0.1:11434)"
+    )
+    one.add_argument(
+        "--hold", metavar="SECONDS", default="900", help="how long a request waits for an instance to be ready (900)"
+    )
+    one.add_argument("--drain", metavar="SECONDS", default="30", help="how long requests under way get at the end (30)")
+    one.add_argument(
+        "--on-exit",
+        choices=("keep", "stop", "destroy"),
+        default="keep",
+        help="what becomes of the instance at the end, unless others use it; kept, it goes once idle (keep)",
+    )
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Forwarder:
         self.closing = False
         self.counts: Counter[str] = Counter()
         self.began = self.now()
+        self._until = math.inf
         self._model = settings.model
         version = re.search(r":v?([0-9][0-9A-Za-z.-]*)", settings.image)
         self._version = version[1] if version else "0.0.0"
@@ -85,8 +87,8 @@ class Forwarder:
             self._server.close()
         for down in list(self._connections):
             down.shut()
-        until = self.now() + within_s
-        while self._active and self.now() < until:
+        self._until = self.now() + within_s
+        while self._active and self.now() < self._until:
             await asyncio.sleep(0.02)
         cut = len(self._active)
         with contextlib.suppress(TimeoutError):
@@ -99,6 +101,10 @@ class Forwarder:
         self.keeper.close()
         await asyncio.sleep(0)  # connections hear of their end
         return cut
+
+    def hurry(self) -> None:
+        """Wait no longer for what is under way."""
+        self._until = -math.inf
 
     async def _sweep(self) -> None:
         while True:

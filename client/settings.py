@@ -100,10 +100,11 @@ class Settings:
     max_hourly_cost: float | None = None
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Settings":
+    def from_env(cls, env: Mapping[str, str], *, credentials: bool = True) -> "Settings":
         """Read the settings from an environment; an empty variable is an unset one.
 
-        Raises SettingsError with one line for each variable that is missing or malformed.
+        `credentials`: whether they are required. Raises SettingsError with one line for each variable that is missing
+        or malformed.
         """
         reader = _Reader(env)
         zone = reader.get("EXOSCALE_ZONE", _zone, DEFAULT_ZONE)
@@ -123,8 +124,8 @@ class Settings:
             )
         model_variable = "EXOSCALE_OLLAMA_MODEL" if chosen else "GARUDA_OLLAMA_MODEL"
         settings = cls(
-            api_key=reader.require("EXOSCALE_API_KEY"),
-            api_secret=Secret(reader.require("EXOSCALE_API_SECRET")),
+            api_key=reader.require("EXOSCALE_API_KEY") if credentials else "",
+            api_secret=Secret(reader.require("EXOSCALE_API_SECRET") if credentials else ""),
             zone=zone,
             zones=zones,
             endpoint=endpoint,
@@ -222,11 +223,18 @@ def _zones(value: str) -> tuple[str, ...]:
 
 
 def _endpoint(value: str) -> str:
+    if urlsplit(value).query:
+        raise ValueError(f"an endpoint looks like {DEFAULT_ENDPOINT}")
+    return web_address(value, like=DEFAULT_ENDPOINT)
+
+
+def web_address(value: str, *, like: str = "https://functions.example.org/provision") -> str:
+    """An https URL, or an http one of this machine's loopback. Raises ValueError."""
     parts = urlsplit(value.replace("{zone}", "zone"))
     host = parts.hostname or ""
-    extra = parts.query or parts.fragment or parts.username or parts.port == 0  # a bad port raises ValueError itself
+    extra = parts.fragment or parts.username or parts.port == 0  # a bad port raises ValueError itself
     if parts.scheme not in ("https", "http") or not re.fullmatch(r"[a-z0-9.:-]+", host) or extra:
-        raise ValueError(f"an endpoint looks like {DEFAULT_ENDPOINT}")
+        raise ValueError(f"an endpoint looks like {like}")
     if parts.scheme == "http" and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host)):
         raise ValueError("plain http is for this machine's loopback only; use https.")
     return value.rstrip("/")

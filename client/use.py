@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from client.api import Api
+from client.boot import Progress
 from client.errors import ExollamaError, SettingsError
 from client.model import Instance
-from client.session import Session, void
+from client.session import Session, Tidy, Wake, void
 from client.settings import Settings, model_name
 from client.terminal import Terminal
 from client.transport import http_client_send
@@ -26,8 +27,8 @@ from client.transport import http_client_send
 MAX_PROMPT = 16 << 20  # bytes
 
 
-def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Session:
-    api = Api(settings, settings.zone, http_client_send)
+def waker(settings: Settings, note: Callable[[str], None], progress: Progress) -> Wake:
+    """What wakes an instance: the functions, imported when they are needed."""
 
     def wake() -> Mapping[str, Any]:
         from client.verbs import need_urllib3
@@ -35,8 +36,22 @@ def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Sess
         need_urllib3()
         from functions import provision
 
-        return provision.run(settings, note=terminal.note, progress=terminal.progress)
+        return provision.run(settings, note=note, progress=progress)
 
+    return wake
+
+
+def tidier(settings: Settings, note: Callable[[str], None]) -> Callable[[str], None]:
+    """What reaps whatever is overdue in the zone, but for one instance, and waits for it; nothing without urllib3."""
+
+    def tidy(spare: str) -> None:
+        listed = Api(settings, settings.zone, http_client_send).list_instances()
+        _tidying(settings, note)(listed, spare)()
+
+    return tidy
+
+
+def _tidying(settings: Settings, note: Callable[[str], None]) -> Tidy:
     def tidy(listed: list[Instance], spare: str) -> Callable[[], None]:
         from client.verbs import has_urllib3
 
@@ -44,13 +59,17 @@ def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Sess
             return lambda: None
         from functions import reap_idle
 
-        return reap_idle.tidy(settings, listed, spare, note=terminal.note)
+        return reap_idle.tidy(settings, listed, spare, note=note)
 
+    return tidy
+
+
+def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Session:
     return Session(
         settings,
-        api,
-        wake=wake if provision else None,
-        tidy=tidy,
+        Api(settings, settings.zone, http_client_send),
+        wake=waker(settings, terminal.note, terminal.progress) if provision else None,
+        tidy=_tidying(settings, terminal.note),
         note=terminal.note,
         progress=terminal.progress,
     )

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     try:
-        settings = Settings.from_env(os.environ)
+        settings = Settings.from_env(os.environ, credentials=_needs_credentials(args))
         return _VERBS[args.verb](args, settings, terminal)
     except ExollamaError as error:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
@@ -36,6 +36,14 @@ def run(args: argparse.Namespace) -> int:
         return error.exit_code
     finally:
         terminal.clear()
+
+
+def _needs_credentials(args: argparse.Namespace) -> bool:
+    if args.verb != "serve":
+        return True
+    from client import serve
+
+    return not serve.needs_no_credentials(os.environ)
 
 
 def has_urllib3() -> bool:
@@ -139,11 +147,18 @@ def _env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     return use.env(args, settings, terminal)
 
 
+def _serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from client import serve
+
+    return serve.serve(args, settings, terminal)
+
+
 _VERBS: Mapping[str, Callable[[argparse.Namespace, Settings, Terminal], int]] = {
     "provision": _provision,
     "status": _status,
     "stop": _stop,
     "reap": _reap,
     "generate": _generate,
+    "serve": _serve,
     "env": _env,
 }

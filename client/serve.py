@@ -1,0 +1,209 @@
+"""The verb `serve`: a forwarder in the foreground, from its options to its exit code.
+
+Neighbours: `client.running` puts the forwarder together, `client.use` the session; `client.cli` has the options' help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from client.boot import Board
+from client.errors import NoInstance, SettingsError
+from client.forwarder import Address, Forwarder
+from client.guard import Guard, origins
+from client.running import build, by_credentials, guard_for, listen, runner, url
+from client.settings import Secret, Settings, endpoint_key, web_address
+from client.source import ByUrl, Source
+from client.terminal import Terminal
+
+_MAX_S: Final = 86400
+_FILES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the arguments and the environment say about serving. Times are seconds."""
+
+    address: Address
+    hold_s: float
+    drain_s: float
+    on_exit: str
+    provision: bool
+    guard: Guard
+    provision_url: str | None
+    function_token: Secret | None
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, env: Mapping[str, str]) -> Options:
+        """Read them. Raises SettingsError with every problem at once."""
+        problems: list[str] = []
+
+        def read(what: str, parse: Callable[[str], Any], value: str, *, secret: bool = False) -> Any:
+            try:
+                return parse(value) if value else None
+            except ValueError as error:
+                problems.append(f"{what} {'' if secret else f'is {value[:100]!r}: '}{error}")
+                return None
+
+        address = read("--listen", _address, args.listen) or Address()
+        hold_s = read("--hold", _seconds, args.hold) or 0.0
+        drain_s = read("--drain", _seconds, args.drain) or 0.0
+        token = read("EXOLLAMA_SERVE_TOKEN", endpoint_key, env.get("EXOLLAMA_SERVE_TOKEN", "").strip(), secret=True)
+        function_token = env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip()
+        where = read("EXOLLAMA_PROVISION_URL", web_address, env.get("EXOLLAMA_PROVISION_URL", "").strip())
+        allowed = read("OLLAMA_ORIGINS", origins, env.get("OLLAMA_ORIGINS", "").strip()) or ()
+        by_url = needs_no_credentials(env)
+        if by_url and not function_token:
+            problems.append("EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it.")
+        if by_url and args.on_exit != "keep":
+            problems.append(f"--on-exit {args.on_exit} needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET.")
+        if args.no_provision and args.on_exit != "keep":
+            problems.append(f"--on-exit {args.on_exit} with --no-provision would end what others made. Leave one out.")
+        guard = None
+        try:
+            guard = guard_for(address.host, token, allowed)
+        except SettingsError as error:
+            problems.extend(error.problems)
+        if problems:
+            raise SettingsError(*problems)
+        assert guard
+        return cls(
+            address=address,
+            hold_s=hold_s,
+            drain_s=drain_s,
+            on_exit=args.on_exit,
+            provision=not args.no_provision,
+            guard=guard,
+            provision_url=where if by_url else None,
+            function_token=Secret(function_token) if by_url else None,
+        )
+
+
+def needs_no_credentials(env: Mapping[str, str]) -> bool:
+    """Whether a provision function is to be asked, since there is nothing to ask the API with."""
+    has = any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
+    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has
+
+
+def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Forward until SIGTERM or Ctrl-C; then finish what is under way, and end the instance where that is wanted.
+
+    Raises ExollamaError.
+    """
+    options = Options.read(args, os.environ)
+    board = Board(terminal.progress)
+    source = _source(options, settings, board, terminal)
+    _more_files()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with runner() as loop:
+            cut = loop.run(_run(args, options, settings, source, board, terminal))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if options.on_exit != "keep" and not _end_instance(options, settings, terminal):
+        return 1
+    return 1 if cut else 0
+
+
+def _source(options: Options, settings: Settings, board: Board, terminal: Terminal) -> Source:
+    if options.provision_url and options.function_token:
+        return ByUrl(options.provision_url, options.function_token, board)
+    from client import use, verbs
+
+    if options.provision or options.on_exit != "keep":
+        verbs.need_urllib3()
+    return by_credentials(
+        settings,
+        use.waker(settings, terminal.note, board) if options.provision else None,
+        board,
+        tidy=use.tidier(settings, terminal.note),
+        note=terminal.note,
+    )
+
+
+async def _run(
+    args: argparse.Namespace,
+    options: Options,
+    settings: Settings,
+    source: Source,
+    board: Board,
+    terminal: Terminal,
+) -> int:
+    """Serve until a signal; returns how many requests were cut."""
+    forwarder = build(settings, source, board, options.guard, hold_s=options.hold_s, note=terminal.note)
+    bound = await listen(forwarder, options.address)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard)
+    address = url(bound)
+    print(json.dumps({"url": address, "status": f"{address}/.exollama/status"}) if args.json else address, flush=True)
+    terminal.note(f"Forwarding {address} to {settings.name} in {settings.zone}. Ctrl-C ends it.")
+    if options.provision or options.provision_url:
+        terminal.note(f"The first prompt wakes an instance where none runs; {settings.model} is its model.")
+    await stop.wait()
+    return await _close(forwarder, hurry, options.drain_s, terminal)
+
+
+async def _close(forwarder: Forwarder, hurry: asyncio.Event, drain_s: float, terminal: Terminal) -> int:
+    if forwarder.active:
+        terminal.note(f"Finishing {forwarder.active} request(s), for at most {drain_s:.0f} s; once more cuts them.")
+    closing = asyncio.ensure_future(forwarder.close(within_s=drain_s))
+    hurried = asyncio.ensure_future(hurry.wait())
+    await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not closing.done():
+        forwarder.hurry()
+    cut = await closing
+    if cut:
+        terminal.note(f"{cut} request(s) were cut.")
+    return cut
+
+
+def _end_instance(options: Options, settings: Settings, terminal: Terminal) -> bool:
+    """End it through its fence; whether it is gone."""
+    from functions import reap_idle, stop
+
+    try:
+        result = stop.run(settings, keep_disk=options.on_exit == "stop")
+    except NoInstance:
+        return True
+    terminal.note(reap_idle.text(result))
+    return all(item["outcome"] in ("destroyed", "stopped") for item in result["instances"])
+
+
+def _more_files() -> None:
+    """Each request takes two of them, and the usual limit is a thousand."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}", value) or not 1 <= int(value) <= _MAX_S:
+        raise ValueError(f"a whole number of seconds from 1 to {_MAX_S} is expected.")
+    return float(value)
+
+
+def _address(value: str) -> Address:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]*)):([0-9]{1,5})", value)
+    if not match or int(match[3]) > 65535:
+        raise ValueError("HOST:PORT is expected, like 127.0.0.1:11434 or [::1]:11434.")
+    return Address(host=match[1] or match[2] or "0.0.0.0", port=int(match[3]))
