@@ -67,6 +67,12 @@ async def in_thread(do: Callable[[], T]) -> T:
     return await future
 
 
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Somebody has seen how it ended, also where whoever waited has left."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Keeper:
     """Which instance is forwarded to. `note` gets sentences for a person; times are the loop's, in seconds."""
 
@@ -132,6 +138,7 @@ class Keeper:
             if now < self._not_before:
                 raise Refusal(self._failed(exchange))
             self._waking, self._waking_since = self._loop.create_task(self._wake()), now
+            self._waking.add_done_callback(_heard)
         if self.held >= MAX_HELD or self.full:
             raise Refusal(self._cold(exchange, "too many requests wait for the instance already"))
         self.held += 1
@@ -142,7 +149,7 @@ class Keeper:
                 return await asyncio.shield(self._waking)
         except TimeoutError:
             raise Refusal(self._cold(exchange, "the instance is being started")) from None
-        except ExollamaError:
+        except Exception:  # noqa: BLE001 - of the wake, which has logged it
             raise Refusal(self._failed(exchange)) from None
         finally:
             self.held -= 1
@@ -171,7 +178,9 @@ class Keeper:
     async def _wake(self) -> Pool:
         try:
             place = await self._woken()
-        except ExollamaError as failure:
+        except Exception as failure:
+            if not isinstance(failure, ExollamaError):
+                log.exception("a wake failed here")
             self.failure = str(failure)
             self._failures += 1
             # Whoever asks again and again must not create one machine after the other.
