@@ -260,7 +260,7 @@ class Simulator:
         self._machines.plan = BootPlan(fail=fail, never=never, delay_s=delay_s, **more)
 
     def ollama(self, id_: str | None = None, **controls: Any) -> None:
-        """Turn the stand-in's controls (ollama.Controls), of one instance or of all, present and future."""
+        """Turn the stand-in's controls (stand_in/controls.py), of one instance or of all, present and future."""
         if id_ is None:
             self._machines.controls.update(controls)
         for machine in self._machines.all.values():
