@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,10 @@ def answers(exchange: Exchange, asked: Asked) -> Iterator[Body]:
     count = 0
     for token in _paced(exchange, tokens, length):
         if control.error_after is not None and count >= control.error_after:
-            yield {"error": "llama runner process has terminated: signal: killed"}
+            died = "llama runner process has terminated: signal: killed"
+            if not count:
+                raise Refused(500, died)
+            yield {"error": died}
             return
         count += 1
         said = {"content": token} if isinstance(token, str) else {"content": "", **token}
@@ -99,8 +102,11 @@ def _words(asked: Asked) -> list[str]:
     return re.findall(r"\s*\S+\s*?", text)
 
 
-def whole(values: list[Body]) -> Body:
-    """The one value that a chat without streaming answers with."""
+def whole(values: Iterable[Body]) -> Body:
+    """The one value that a chat without streaming answers with. Raises Refused for an error among them."""
+    values = list(values)
+    if "error" in values[-1]:
+        raise Refused(500, values[-1]["error"])
     message: Body = {"role": "assistant", "content": "".join(value["message"]["content"] for value in values)}
     if calls := [one for value in values for one in value["message"].get("tool_calls", ())]:
         message["tool_calls"] = calls

@@ -155,7 +155,7 @@ class Exchange(BaseHTTPRequestHandler):
     def ndjson(self, values: Iterator[Body], *, streamed: bool, whole: Callable[[list[Body]], Body]) -> None:
         """Answer with a stream of objects, or with the one that `whole` makes of them."""
         if streamed:
-            self.stream((json.dumps(value).encode() + b"\n" for value in _begun(values)), NDJSON)
+            self.stream((json.dumps(value).encode() + b"\n" for value in values), NDJSON)
             return
         all_ = list(values)
         if problem := next((value["error"] for value in all_ if "error" in value), None):
@@ -185,14 +185,6 @@ class Exchange(BaseHTTPRequestHandler):
                 raise Left
             if time.monotonic() >= until:
                 return
-
-
-def _begun(values: Iterator[Body]) -> Iterator[Body]:
-    """The same values; an error that comes first is an answer of its own, since nothing was sent before it."""
-    for index, value in enumerate(values):
-        if index == 0 and "error" in value:
-            raise Refused(500, value["error"])
-        yield value
 
 
 Deed = Callable[[Exchange], None]

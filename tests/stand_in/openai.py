@@ -90,7 +90,7 @@ def _complete(
     base = {**base, "created": int(time.time()), "system_fingerprint": "fp_ollama"}
     values = answers(exchange, asked)
     if not body.get("stream"):
-        value = whole(_checked(values))
+        value = whole(values)
         exchange.json(200, {**base, "object": kinds[0], "choices": [choice(value)], "usage": usage(value)})
         return
     base["object"] = kinds[1]
@@ -109,13 +109,6 @@ def _complete(
         yield b"data: [DONE]\n\n"
 
     exchange.stream(events(), EVENTS)
-
-
-def _checked(values: Iterator[Body]) -> list[Body]:
-    all_ = list(values)
-    if "error" in all_[-1]:
-        raise Refused(500, all_[-1]["error"])
-    return all_
 
 
 def event(value: Body) -> bytes:
