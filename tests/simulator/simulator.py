@@ -54,6 +54,12 @@ class Seen:
         assert self.root is not None
         return (self.root / "etc/exollama/key").read_text().strip()
 
+    @property
+    def requests(self) -> list[str]:
+        """How each request to Ollama's stand-in ended, `ID PATH END`, as tests/stand_in/__main__.py says."""
+        log = self.root.parent / "requests.log" if self.root else None
+        return log.read_text().splitlines() if log and log.exists() else []
+
 
 class Simulator:
     """Zones with an API over HTTP, and instances that are processes. Everything ends with the `with` block."""
