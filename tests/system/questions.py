@@ -11,7 +11,7 @@ import pydantic
 from openai.types.chat import ChatCompletionToolParam
 
 PROMPT = "Why is the sky blue?"
-TIMEOUT_S = 60.0  # for a first request that has to wake an instance
+TIMEOUT_S = 30.0  # for a first request that has to wake an instance
 
 SCHEMA: dict[str, object] = {
     "type": "object",

@@ -8,6 +8,7 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ollama
 import openai
@@ -103,7 +104,7 @@ def test_listing_models_with_nothing_running_shows_the_configured_one_and_create
 
 @pytest.mark.parametrize("held", [{"hold_after": 3}, {"token_s": 60}], ids=["held", "slow"])
 def test_a_client_that_disconnects_in_the_middle_of_a_stream_stops_it_upstream(
-    cloud: Simulator, forwarder: str, held: dict[str, float]
+    cloud: Simulator, forwarder: str, held: dict[str, Any]
 ) -> None:
     id_ = "left-" + "-".join(held)
     with openai.OpenAI(base_url=f"{forwarder}/v1", api_key="ollama", timeout=TIMEOUT_S) as client:
