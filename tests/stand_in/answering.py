@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.stand_in.controls import Controls
 from tests.stand_in.exchange import Cut, Exchange, Refused
-from tests.stand_in.models import Body, Models, now
+from tests.stand_in.models import Body, now
 from tests.stand_in.schemas import plausible
 
 
@@ -146,5 +146,5 @@ def embedded(exchange: Exchange, model: object, given: object) -> list[list[floa
     if exchange.controls.fail_generate:
         raise Refused(500, exchange.controls.fail_generate)
     exchange.pause(exchange.controls.load_s)
-    exchange.models.loaded.add(Models.full(full))
+    exchange.models.loaded.add(full)
     return vectors(given)

@@ -45,8 +45,9 @@ def _common(body: Body) -> dict[str, Any]:
 
 
 def _generated(value: Body) -> Body:
-    return {"response" if key == "message" else key: one["content"] if key == "message" else one
-            for key, one in value.items()}  # fmt: skip
+    """A value of a chat as generate gives it: words instead of a message."""
+    rest = {name: one for name, one in value.items() if name not in {"message", "done"}}
+    return {**rest, "response": value["message"]["content"], "done": value["done"]}
 
 
 def embed(exchange: Exchange) -> None:
