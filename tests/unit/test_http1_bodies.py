@@ -157,6 +157,9 @@ def test_a_sized_body_ends_where_it_ends_however_it_is_cut(length: int) -> None:
     for first, second in itertools.combinations(range(len(whole) + 1), 2):
         assert follow(Sized(length), [whole[:first], whole[first:second], whole[second:]]) == length
     assert Sized(length).feed(b"zz" + whole, 2) == length + 2
+    body = Sized(length)
+    assert follow(body, [whole[:length]]) == length
+    assert (body.left, body.done) == (0, True)
 
 
 def test_a_sized_body_that_is_cut_short_has_not_ended() -> None:
