@@ -100,13 +100,20 @@ def good_requests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Any request, odd pieces included."""
-    fields = draw(st.lists(st.one_of(plain, odd, connections, hops, credentials, pages, expects, lengths), max_size=4))
-    fields += draw(st.lists(st.one_of(codings, lengths, tricks), max_size=1))
-    fields += draw(
-        st.sampled_from([1] * 8 + [0, 2]).flatmap(lambda count: st.lists(hosts, min_size=count, max_size=count))
-    )
-    return written(b" ".join([draw(methods), draw(targets), draw(versions)]), fields)
+    """A request with a flaw, or two, or what may be one."""
+    flaws = draw(st.sets(st.sampled_from(["target", "version", "method", "hosts", "trick", "twice"]), max_size=2))
+    fields = draw(st.lists(st.one_of(plain, odd, connections, hops), max_size=3))
+    fields += draw(st.one_of(st.just([]), st.tuples(lengths), st.tuples(codings)))
+    fields += [draw(hosts)] * (draw(st.sampled_from([0, 2])) if "hosts" in flaws else 1)
+    if "trick" in flaws:
+        fields.append(draw(tricks))
+    if "twice" in flaws:
+        doubled = st.one_of(credentials, pages, expects, lengths, codings)
+        fields += draw(st.lists(doubled, max_size=2)) + [draw(doubled)] * 2
+    method = draw(methods if "method" in flaws else st.just(b"POST"))
+    target = draw(targets if "target" in flaws else paths)
+    version = draw(versions) if "version" in flaws else b"HTTP/1.1"
+    return written(b" ".join([method, target, version]), fields)
 
 
 reasons = st.one_of(st.just(b""), texts.map(lambda text: b" " + text))
@@ -124,9 +131,16 @@ def good_answers(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def answers(draw: st.DrawFn) -> bytes:
-    """Any answer, odd pieces included."""
-    fields = draw(st.lists(st.one_of(plain, odd, connections, hops, drains, lengths, codings, tricks), max_size=6))
-    return written(draw(versions) + b" %d" % draw(statuses) + draw(reasons), fields)
+    """An answer with a flaw, or two, or what may be one."""
+    flaws = draw(st.sets(st.sampled_from(["version", "status", "trick", "framing"]), max_size=2))
+    fields = draw(st.lists(st.one_of(plain, odd, connections, hops, drains), max_size=3))
+    fields += draw(st.one_of(st.just([]), st.tuples(lengths), st.tuples(codings)))
+    if "trick" in flaws:
+        fields.append(draw(tricks))
+    if "framing" in flaws:
+        fields += draw(st.lists(st.one_of(lengths, codings), max_size=2))
+    status = draw(statuses) if "status" in flaws else 200
+    return written((draw(versions) if "version" in flaws else b"HTTP/1.1") + b" %d" % status + draw(reasons), fields)
 
 
 @st.composite
