@@ -190,13 +190,12 @@ class Upstream(asyncio.BufferedProtocol):
     def _read_head(self, data: bytes) -> None:
         exchange = self.exchange
         assert exchange
-        data = self._partial + data
+        self._partial = data = self._partial + data
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or end > MAX_HEAD:
                 if len(data) > MAX_HEAD:
                     raise BadMessage(502, "the answer's head is too long")
-                self._partial = data
                 return
             head = parse_response(data[:end])
             if head.status >= 200:
@@ -204,7 +203,7 @@ class Upstream(asyncio.BufferedProtocol):
             if head.status == 101:
                 raise BadMessage(502, "the answer switches to a protocol that nobody asked for")
             exchange.down.interim(head)
-            data = data[end:]
+            self._partial = data = data[end:]
         self._partial = b""
         if head.draining:
             self._lost("it takes no new requests (fenced)", draining=True)
