@@ -135,7 +135,6 @@ class Upstream(asyncio.BufferedProtocol):
         self._partial = b""
         self._head: ResponseHead | None = None
         self._body: Body | None = None
-        self._eof = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -243,13 +242,16 @@ class Upstream(asyncio.BufferedProtocol):
     # -- the end
 
     def eof_received(self) -> None:
-        self._eof = True
+        # At once: asyncio's own end would wait until whoever has ended has taken what is still to be sent. Over TLS
+        # this is the proper end; without one the connection is lost, and an answer that ends with it is cut.
+        if self.exchange and isinstance(self._body, UntilClose):
+            self._over(self.exchange, clean=False)
+        elif self.exchange:
+            self._lost("the connection ended (closed)")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is None:
             self.pool.forget(self)
-        elif isinstance(self._body, UntilClose) and self._eof and exc is None:
-            self._over(self.exchange, clean=False)
         else:
             self._lost(f"the connection ended ({exc or 'closed'})")
 
