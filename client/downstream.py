@@ -137,9 +137,7 @@ class Downstream(asyncio.BufferedProtocol):
             end = exchange.feed(data)
         except BadMessage as bad:
             self.exchange = None
-            self.forwarder.ended(exchange, "refused")
-            if exchange.up:
-                exchange.up.drop()
+            self.forwarder.abandon(exchange, "refused")
             if exchange.answered:
                 self.broken()
             else:

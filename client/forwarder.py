@@ -131,11 +131,15 @@ class Forwarder:
         if down.transport.is_closing() or exchange is None:
             self._connections.discard(down)
         if exchange:
-            self.ended(exchange, "left")
-            if exchange.up:
-                exchange.up.drop()
-            if exchange.task:
-                exchange.task.cancel()
+            self.abandon(exchange, "left")
+
+    def abandon(self, exchange: Exchange, how: str) -> None:
+        """Nobody waits for an instance's answer any more: end what is done about it, here and there."""
+        self.ended(exchange, how)
+        if exchange.up:
+            exchange.up.drop()
+        if exchange.task:
+            exchange.task.cancel()
 
     # -- requests
 
