@@ -7,6 +7,7 @@ request along, to the instance's model. Neighbours: `client.exchange`, `client.u
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from http import HTTPStatus
@@ -25,6 +26,7 @@ BODY_S: Final = 120.0
 KEEP_ALIVE_S: Final = 180.0
 LINGER_S: Final = 5.0
 _MAX_PENDING: Final = MAX_HEAD
+_EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 
 
 class Downstream(asyncio.BufferedProtocol):
@@ -92,19 +94,23 @@ class Downstream(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.stuffed = False
-        if self.exchange and self.exchange.up:
+        if self.exchange is None:
+            self._advance()
+        elif self.exchange.up:
             self.exchange.up.transport.resume_reading()
 
     # -- requests
 
     def _advance(self, scanned: int = 0) -> None:
-        """Begin what is pending, one request after the other, until one is under way."""
+        """Begin what is pending, one request after the other, until one is under way or an answer is not read."""
         if self._advancing:
             return
         self._advancing = True
-        while self.exchange is None and self._pending and not self._close_after:
+        while self.exchange is None and self._pending and not (self._close_after or self.stuffed):
+            if self.transport.is_closing():
+                break
             if self._pending[:2] == b"\r\n":  # behind a body, from clients of old (RFC 9112, section 2.2)
-                self._pending = self._pending[2:]
+                self._pending = _EMPTY_LINES.sub(b"", self._pending, count=1)
                 scanned = 0
                 continue
             end = self._pending.find(b"\r\n\r\n", scanned) + 4
@@ -261,7 +267,8 @@ class Downstream(asyncio.BufferedProtocol):
     def overdue(self) -> None:
         """It took too long over what was expected of it."""
         exchange, self.exchange = self.exchange, None
-        if self._lingering or (exchange is None and not self._pending) or (exchange and exchange.answered):
+        hopeless = self._lingering or self.stuffed or self.transport.is_closing()
+        if hopeless or (exchange is None and not self._pending) or (exchange and exchange.answered):
             self.forwarder.left(self, exchange)
             self.transport.abort()
             return
