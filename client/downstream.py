@@ -7,6 +7,7 @@ request along, to the instance's model. Neighbours: `client.exchange`, `client.u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import struct
@@ -227,21 +228,21 @@ class Downstream(asyncio.BufferedProtocol):
         self._held_back = False
         if ended:
             self.forwarder.ended(exchange, ended)
+        self.deadline = self.now() + KEEP_ALIVE_S  # also for reading the rest of the answer
         if self._close_after or self.forwarder.closing:
             if exchange.body.done:
                 self.transport.close()
             else:
                 self._linger()
             return
-        self.deadline = self.now() + KEEP_ALIVE_S
-        if self._pending:
-            self._advance()
+        self._advance()
 
     def broken(self) -> None:
         """The answer ends here, and the program has to see that it is not whole."""
         self.exchange = None
         self._pending = b""
         self._close_after = True
+        self.deadline = self.now() + KEEP_ALIVE_S
         if self._until_close and not self.transport.is_closing():
             # An answer that ends with its connection looks whole unless the end is a reset.
             sock = self.transport.get_extra_info("socket")
@@ -256,7 +257,8 @@ class Downstream(asyncio.BufferedProtocol):
         self._close_after = True
         self.deadline = self.now() + LINGER_S
         if not self.transport.is_closing():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # it has reset the connection by now
+                self.transport.write_eof()
             self.transport.resume_reading()
 
     def shut(self) -> None:
