@@ -88,9 +88,9 @@ class Forwarder:
         for down in list(self._connections):
             down.shut()
         self._until = self.now() + within_s
-        while self._active and self.now() < self._until:
+        while self._unfinished and self.now() < self._until:
             await asyncio.sleep(0.02)
-        cut = len(self._active)
+        cut = self._unfinished
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await self.keeper.finish()
@@ -102,6 +102,14 @@ class Forwarder:
         await asyncio.sleep(0)  # connections hear of their end
         return cut
 
+    @property
+    def _unfinished(self) -> int:
+        """Requests under way, and answers of which a program has not taken all yet."""
+        untaken = sum(
+            down.exchange is None and down.transport.get_write_buffer_size() > 0 for down in self._connections
+        )
+        return len(self._active) + untaken
+
     def hurry(self) -> None:
         """Wait no longer for what is under way."""
         self._until = -math.inf
@@ -110,10 +118,10 @@ class Forwarder:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = self.now()
-            for down in list(self._connections):
-                if down.deadline < now:
-                    down.overdue()
             try:
+                for down in list(self._connections):
+                    if down.deadline < now:
+                        down.overdue()
                 self.keeper.sweep(now)
             except Exception:
                 log.exception("a sweep failed")
