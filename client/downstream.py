@@ -190,8 +190,17 @@ class Downstream(asyncio.BufferedProtocol):
         """Pass on a 1xx answer, a 100 once only, and to those only who know of such."""
         exchange = self.exchange
         if exchange and exchange.head.minor and not (head.status == 100 and exchange.continued):
-            exchange.continued = exchange.continued or head.status == 100
             self.transport.write(head.downstream(b"", close=False))
+            if head.status == 100:
+                exchange.continued = True
+                if not exchange.body.done:
+                    self.deadline = self.now() + BODY_S
+
+    def invite(self) -> None:
+        """Have the body sent that is wanted here and not at the instance."""
+        if self.exchange and self.exchange.uninvited:
+            self.exchange.continued = True
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def begins(self, head: ResponseHead, *, until_close: bool) -> bytes:
         """An answer's head as this program gets it."""
@@ -268,6 +277,9 @@ class Downstream(asyncio.BufferedProtocol):
 
     def overdue(self) -> None:
         """It took too long over what was expected of it."""
+        if self.exchange and self.exchange.uninvited:
+            self.deadline = self.now() + BODY_S  # it waits for 100 Continue, which is not its fault
+            return
         exchange, self.exchange = self.exchange, None
         hopeless = self._lingering or self.stuffed or self.transport.is_closing()
         if hopeless or (exchange is None and not self._pending) or (exchange and exchange.answered):

@@ -109,6 +109,11 @@ class Exchange:
         return self.head.chunked or self.head.length > KEEP
 
     @property
+    def uninvited(self) -> bool:
+        """Whether its body waits for 100 Continue, and nobody has been asked for that."""
+        return self.head.continues and not self.continued and self.up is None and self.kept == b""
+
+    @property
     def full(self) -> bool:
         """Whether no more of its body is held until there is somewhere to send it."""
         if self.up or self.kept is None:
@@ -126,6 +131,7 @@ class Exchange:
     async def whole(self) -> bytes:
         """Its whole body (framing included), which has to be short."""
         if not self.body.done:
+            self.down.invite()
             self.waiter = asyncio.get_running_loop().create_future()
             await self.waiter
         return bytes(self.kept or b"")
