@@ -289,6 +289,7 @@ class Relay:
 
     @property
     def counts(self) -> dict[str, int]:
+        self.settle()
         return dict(self.forwarder.counts)
 
     def idle(self) -> int:
