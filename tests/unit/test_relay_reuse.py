@@ -139,10 +139,11 @@ def test_what_a_program_pipelines_without_reading_does_not_pile_up() -> None:
         program.sock.settimeout(PATIENCE_S)
         (down,) = it.forwarder._connections
         assert down.transport.get_write_buffer_size() < 1 << 20
-        asked = sent // len(get(b"/.exollama/nothing"))
+        begun = it.counts["local"]
+        assert begun < sent // len(get(b"/.exollama/nothing"))
         size = len(program.message())
-        program.read(size * (asked - 1))
-        assert it.counts == {"local": asked}
+        program.read(size * begun)  # and the others are answered when there is room
+        assert it.counts["local"] > begun
 
 
 @pytest.mark.parametrize(
