@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -78,8 +79,11 @@ def test_a_body_that_the_lost_connection_did_not_take_is_read_on_for_the_next() 
         far = it.far.accept()
         far.until(b"\r\n\r\n")
         (down,) = it.forwarder._connections
-        down.exchange.up.transport.set_write_buffer_limits(1000)  # type: ignore[union-attr]
-        down.exchange.up.transport._sock.setsockopt(1, 7, 4096)  # type: ignore[union-attr] # SO_SNDBUF, so it fills
+        assert down.exchange
+        assert down.exchange.up
+        transport = down.exchange.up.transport
+        transport.set_write_buffer_limits(1000)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         it.settle()
         program.send(post(body)[100:-10])
         it.wait(lambda: down._held_back)
