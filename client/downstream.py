@@ -181,6 +181,8 @@ class Downstream(asyncio.BufferedProtocol):
 
     def attached(self) -> None:
         """The exchange has a connection now."""
+        if self.exchange and not self.exchange.body.done:
+            self.deadline = self.now() + BODY_S
         if not self.transport.is_reading():
             self._regulate()
 
