@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from client.exchange import KEEP
-from tests.unit.relaying import HOST, OK, Relay, Wire, get, post, relay
+from tests.unit.relaying import HOST, OK, PATIENCE_S, Relay, Wire, get, post, relay
 
 DRAINING = b"HTTP/1.1 503 Service Unavailable\r\nX-Exollama: draining\r\nContent-Length: 0\r\n\r\n"
 ENDS = pytest.mark.parametrize("how", [Wire.close, Wire.half_close, Wire.reset], ids=["closed", "half closed", "reset"])
@@ -263,6 +263,26 @@ def test_a_program_that_is_still_sending_a_long_body_reads_its_503() -> None:
         assert head.endswith(b"Retry-After: 5")
         assert b"\r\nConnection: close\r\n" in head
         assert program.rest() == b""
+
+
+def test_an_instance_that_has_ended_without_reading_on_is_not_waited_for() -> None:
+    with relay() as it:
+        program = it.program()
+        program.send(b"POST /api/blobs/x HTTP/1.1\r\n" + HOST + b"Content-Length: 90000000\r\n\r\n")
+        far = it.far.accept()
+        far.until(b"\r\n\r\n")
+        program.sock.setblocking(False)
+        while True:
+            try:
+                program.sock.send(b"x" * (1 << 20))
+            except BlockingIOError:
+                it.settle()
+                (down,) = it.forwarder._connections
+                if down._held_back:
+                    break
+        program.sock.settimeout(PATIENCE_S)
+        far.half_close()
+        assert refusal(program)[0] == 503
 
 
 # -- answers of 503

@@ -191,7 +191,7 @@ def test_a_program_that_does_not_read_delays_no_other() -> None:
             second.send(OK)
             quick.expect(OK)
             quick.send(get())
-        assert it.forwarder.active == 2
+        it.wait(lambda: it.forwarder.active == 2)
         slow.reset()
         far.ends()
         sending.join()
@@ -229,22 +229,21 @@ def test_an_answer_before_a_body_was_passed_on_lets_the_program_go_on() -> None:
 
 
 def test_where_the_forwarder_closes_a_program_may_read_the_rest_of_its_answer() -> None:
-    count = 16
+    closed: list[int] = []
     with relay() as it:
         program = it.program(receive=1 << 16)
         program.send(get())
         far = it.far.accept()
         far.message()
-        head = SIZED % (count << 20)
-        far.send(head)
-        sending = Sending(far, BLOCK, count)
-        program.expect(head)
-        received(program, BLOCK, count - 1)
-        sending.join()
+        (down,) = it.forwarder._connections
+        down.transport.set_write_buffer_limits(100 << 20)  # so that all of it is there
+        down.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sending = Sending(far, SIZED % (2 * len(BLOCK)) + BLOCK + BLOCK, 1)
         it.wait(lambda: not it.forwarder.active)
-        closing = threading.Thread(target=lambda: it.run(it.forwarder.close(within_s=PATIENCE_S)))
+        sending.join()
+        closing = threading.Thread(target=lambda: closed.append(it.run(it.forwarder.close(within_s=PATIENCE_S))))
         closing.start()
         it.wait(lambda: it.forwarder.closing)
-        received(program, BLOCK, 1)
-        assert program.rest() == b""
+        assert program.rest() == SIZED % (2 * len(BLOCK)) + BLOCK + BLOCK
         closing.join()
+        assert closed == [0]
