@@ -300,6 +300,7 @@ def test_a_program_that_waits_takes_no_time_of_its_own(held: bool, monkeypatch: 
                 far.send(b"HTTP/1.1 100 Continue\r\n\r\n")
                 programs[1].expect(b"HTTP/1.1 100 Continue\r\n\r\n")
                 programs[1].send(b"x")
+                far.expect(b"x")
         for far in fars:
             far.send(OK)
         for program in programs:
