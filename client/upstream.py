@@ -244,12 +244,21 @@ class Upstream(asyncio.BufferedProtocol):
     # -- the end
 
     def eof_received(self) -> None:
-        # At once: asyncio's own end would wait until whoever has ended has taken what is still to be sent. Over TLS
-        # this is the proper end; without one the connection is lost, and an answer that ends with it is cut.
-        if self.exchange and isinstance(self._body, UntilClose):
+        # At once: asyncio's own end would wait until whoever has ended has taken what is still to be sent.
+        if self.exchange is None:
+            self.transport.abort()
+        elif isinstance(self._body, UntilClose) and self._properly():
             self._over(self.exchange, clean=False)
-        elif self.exchange:
+        else:
             self._lost("the connection ended (closed)")
+
+    def _properly(self) -> bool:
+        """Whether the instance said that this is the end: asyncio also calls it one where only TCP ended beneath TLS."""
+        tls = self.transport.get_extra_info("ssl_object")
+        try:
+            return tls is None or not tls.read(1)
+        except ssl.SSLError:
+            return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is None:
