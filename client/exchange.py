@@ -111,7 +111,7 @@ class Exchange:
     @property
     def uninvited(self) -> bool:
         """Whether its body waits for 100 Continue, and nobody has been asked for that."""
-        return self.head.continues and not self.continued and self.up is None and self.kept == b""
+        return self.head.continues and not self.continued and self.up is None and not self.kept
 
     @property
     def full(self) -> bool:
