@@ -1,4 +1,4 @@
-"""A forwarder in a loop of its own, between raw sockets: the test is the program on one side, the instance on the other.
+"""A forwarder in a loop of its own, between raw sockets: the test is the program at one end, the instance at the other.
 
 The test's own thread does both, step by step, so that it says what is sent, byte for byte, and in what order. When a
 `relay` ends, nothing may be left of it: no request, no connection, no task, no error in a log.

@@ -112,7 +112,9 @@ def test_a_request_is_not_repeated_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
         it.far.accept().message()  # the program's connection goes on
 
 
-def test_an_instance_that_nothing_connects_to_is_looked_at_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_that_nothing_connects_to_is_looked_at_again_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("client.forwarder._TRIES", 4)
     with relay() as it:
         it.far.listener.close()

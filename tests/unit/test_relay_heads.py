@@ -23,7 +23,9 @@ def sent(request: bytes) -> list[bytes]:
 
 
 def test_host_and_key_are_the_instance_s_and_nothing_of_the_program_s_own() -> None:
-    dummies = b"authorization: Bearer ollama\r\nX-OLLAMA-KEY: wrong\r\nX-Ollama-Key: wrong too\r\nAuthorization: Basic eA==\r\n"
+    dummies = (
+        b"authorization: Bearer ollama\r\nX-OLLAMA-KEY: wrong\r\nX-Ollama-Key: too\r\nAuthorization: Basic eA==\r\n"
+    )
     lines = sent(post(b"{}", b"/v1/chat/completions?x=%20y", dummies + b"X-A:  b \r\nx-a: c\r\n"))
     assert lines == [
         b"POST /v1/chat/completions?x=%20y HTTP/1.1",
