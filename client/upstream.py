@@ -253,7 +253,7 @@ class Upstream(asyncio.BufferedProtocol):
             self._lost("the connection ended (closed)")
 
     def _properly(self) -> bool:
-        """Whether the instance said that this is the end; asyncio calls it one also where only TCP ended beneath TLS."""
+        """Whether the instance said that this is the end; asyncio calls so also what only TCP had beneath TLS."""
         tls = self.transport.get_extra_info("ssl_object")
         try:
             return tls is None or not tls.read(1)

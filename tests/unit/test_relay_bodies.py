@@ -6,7 +6,7 @@ from tests.unit.relaying import HOST, OK, Wire, get, post, relay
 
 CHUNKED = (
     b'7;ext=1;name="a b"\r\n{"a": 1\r\n'
-    b"00A \t;x\r\n\r\n0\r\n\r\n\xff\x00\xc3\r\n"
+    b"00A; \tx\r\n\r\n0\r\n\r\n\xff\x00\xc3\r\n"
     b"1\r\n}\r\n"
     b"000;last\r\nX-Sum: 12\r\nX-Other: \xc3\xa9\r\n\r\n"
 )
