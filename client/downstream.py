@@ -27,6 +27,8 @@ BODY_S: Final = 120.0
 KEEP_ALIVE_S: Final = 180.0
 LINGER_S: Final = 5.0
 _MAX_PENDING: Final = MAX_HEAD
+_ENDED: Final = (7, 8)
+"""TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h: reset or ended by the other side."""
 _EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 
 
@@ -276,6 +278,15 @@ class Downstream(asyncio.BufferedProtocol):
         """Close it now if it has nothing to do; else it closes behind its answer."""
         if self.exchange is None:
             self.transport.close()
+
+    def unseen(self) -> bool:
+        """Whether it has left while nothing is read from it, so that nobody heard; told by Linux only."""
+        if self.exchange is None or self._gone or self.transport.is_reading() or not hasattr(socket, "TCP_INFO"):
+            return False
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
+        return False
 
     def overdue(self) -> None:
         """It took too long over what was expected of it."""

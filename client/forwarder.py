@@ -122,6 +122,8 @@ class Forwarder:
                 for down in list(self._connections):
                     if down.deadline < now:
                         down.overdue()
+                    elif down.unseen():
+                        down.eof_received()
                 self.keeper.sweep(now)
             except Exception:
                 log.exception("a sweep failed")
