@@ -1,12 +1,14 @@
 """Who leaves: programs at any moment, which the instance hears of at once, and the forwarder, which closes in order."""
 
 import contextlib
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.unit.relaying import OK, PATIENCE_S, Relay, Wire, get, post, relay
+from tests.unit.relaying import HOST, OK, PATIENCE_S, Relay, Wire, get, post, relay
 
 LEAVES = pytest.mark.parametrize(
     "leave", [Wire.close, Wire.half_close, Wire.reset], ids=["closes", "half closes", "resets"]
@@ -105,6 +107,33 @@ def test_whoever_leaves_takes_what_it_pipelined_along(leave: Leave) -> None:
         far.ends()
         it.wait(lambda: not it.forwarder._connections)
         assert it.far.nobody()
+        assert it.counts == {"left": 1}
+
+
+@LEAVES
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of it")
+@pytest.mark.parametrize("held", [True, False])
+def test_whoever_leaves_while_nothing_is_read_from_it_is_noticed(
+    leave: Leave, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
+    with relay() as it:
+        if held:
+            it.source.open.clear()
+        program = it.program()
+        program.send(b"POST /api/blobs/x HTTP/1.1\r\n" + HOST + b"Content-Length: 90000000\r\n\r\n")
+        if not held:
+            it.far.accept().until(b"\r\n\r\n")
+        it.wait(lambda: it.forwarder.active)
+        (down,) = it.forwarder._connections
+        program.sock.setblocking(False)
+        while down.transport.is_reading():
+            with contextlib.suppress(BlockingIOError):
+                program.sock.send(bytes(1 << 20))
+            it.settle()
+        leave(program)
+        it.wait(lambda: not it.forwarder._active)
+        it.wait(lambda: not it.forwarder._connections)
         assert it.counts == {"left": 1}
 
 
@@ -318,6 +347,25 @@ def test_whoever_does_not_stop_sending_after_a_refusal_is_cut_off() -> None:
             while True:  # until it is cut off
                 program.send(b"x" * 1000)
         it.wait(lambda: not it.forwarder._connections)
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
+def test_an_answer_whose_rest_nobody_reads_is_given_up(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.downstream.KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 << 20) + bytes((2 << 20) - broken)
+    with relay() as it:
+        program = it.program(receive=1 << 16)
+        program.send(get(more=b"Connection: close\r\n"))
+        far = it.far.accept()
+        far.message()
+        (down,) = it.forwarder._connections
+        down.transport.set_write_buffer_limits(100 << 20)
+        down.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        far.send(answer)
+        far.close()
+        it.wait(lambda: not it.forwarder._connections)
+        assert it.counts == {"broken" if broken else "forwarded": 1}
 
 
 def test_a_connection_to_the_instance_that_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
