@@ -197,7 +197,7 @@ class Downstream(asyncio.BufferedProtocol):
             self.transport.write(head.downstream(b"", close=False))
             if head.status == 100:
                 exchange.continued = True
-                if not exchange.body.done:
+                if not exchange.body.done and self.transport.is_reading():
                     self.deadline = self.now() + BODY_S
 
     def invite(self) -> None:
@@ -243,6 +243,7 @@ class Downstream(asyncio.BufferedProtocol):
             self.forwarder.ended(exchange, ended)
         self.deadline = self.now() + KEEP_ALIVE_S  # also for reading the rest of the answer
         if self._close_after or self.forwarder.closing:
+            self._pending = b""
             if exchange.body.done:
                 self.transport.close()
             else:

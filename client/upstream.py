@@ -205,7 +205,7 @@ class Upstream(asyncio.BufferedProtocol):
                 raise BadMessage(502, "the answer switches to a protocol that nobody asked for")
             exchange.down.interim(head)
             self._partial = data = data[end:]
-        if head.chunked and not exchange.head.minor:
+        if head.chunked and not (exchange.head.minor or head.draining):
             raise BadMessage(502, "the answer comes in chunks, which HTTP/1.0 does not have")
         self._partial = b""
         if head.draining:
