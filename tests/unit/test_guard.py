@@ -199,7 +199,8 @@ def test_ollama_origins_lets_in_what_it_names_and_nothing_that_only_looks_like_i
 
 
 @pytest.mark.parametrize(
-    "value", ["example.org", "https://", "https://a.example/", "https://a.example/path", "null", "//x", "1://x", "a b://c"]
+    "value",
+    ["example.org", "https://", "https://a.example/", "https://a.example/path", "null", "//x", "1://x", "a b://c"],
 )
 def test_what_can_match_no_origin_is_a_mistake_that_is_told(value: str) -> None:
     with pytest.raises(ValueError, match=r"origins like https://example\.org"):

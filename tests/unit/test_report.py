@@ -168,7 +168,9 @@ def test_there_is_one_path_that_can_be_read_and_none_that_does_anything(target: 
 
 
 # The text format (prometheus.io, exposition formats): a TYPE before a family's samples, each family in one piece.
-SAMPLE = re.compile(r'([a-z_:][a-z0-9_:]*)(?:\{([a-z_]+)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"\})? (-?[0-9.]+(?:e[+-]?[0-9]+)?)')
+SAMPLE = re.compile(
+    r'([a-z_:][a-z0-9_:]*)(?:\{([a-z_]+)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"\})? (-?[0-9.]+(?:e[+-]?[0-9]+)?)'
+)
 
 
 def metrics(text: str) -> dict[tuple[str, str], float]:
