@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # typing's own constant costs the import of typing
 EXIT_CODES = """\
 exit codes:
   0  done
-  1  failed, in use (stop) or overdue (status --check); the message says what and what to do
+  1  failed, in use (stop), overdue (status --check) or cut short (serve); the message says what to do
   2  wrong usage or settings; every problem is named at once
   3  no instance, and none was to be created
   130, 143  interrupted (Ctrl-C, SIGTERM)"""

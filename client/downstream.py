@@ -223,7 +223,7 @@ class Downstream(asyncio.BufferedProtocol):
         self._held_back = False
         if ended:
             self.forwarder.ended(exchange, ended)
-        if self._close_after:
+        if self._close_after or self.forwarder.closing:
             if exchange.body.done:
                 self.transport.close()
             else:

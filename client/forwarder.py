@@ -222,7 +222,7 @@ class Forwarder:
         """Seconds until a request is sent once more. Raises Refusal where that was tried often enough."""
         exchange.again += 1
         if exchange.again >= _TRIES:
-            message = f"the instance took the request {_TRIES} times and gave no answer: {why}"
+            message = f"the instance gave no answer in {_TRIES} tries: {why}"
             raise Refusal(error(502, message, path=exchange.head.path))
         return 0.05 * 2.0 ** min(exchange.again, 5) if exchange.again > 1 else 0.0
 

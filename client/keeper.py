@@ -68,6 +68,12 @@ async def in_thread(do: Callable[[], T]) -> T:
     return await future
 
 
+def _heard(task: asyncio.Task[Any]) -> None:
+    """Somebody has seen how it ended, also where whoever waited has left."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Keeper:
     """Which instance is forwarded to. `note` gets sentences for a person; times are the loop's, in seconds."""
 
@@ -341,9 +347,3 @@ class Keeper:
         task = self._loop.create_task(doing())
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-
-def _heard(task: asyncio.Task[Pool]) -> None:
-    """Take note of how it ended, where nobody waits for it any more."""
-    if not task.cancelled():
-        task.exception()

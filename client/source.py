@@ -7,6 +7,7 @@ finds and wakes. Imports nothing of functions: waking and tidying are callables,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from client.endpoint import Endpoint
 from client.errors import EndpointError, ExollamaError, SettingsError
 from client.model import Instance, printable
 from client.session import Session
-from client.settings import Secret, endpoint_key
+from client.settings import Secret, Settings, endpoint_key
 from client.transport import Disconnected, Request, Response, Send, http_client_send
 
 log = logging.getLogger("exollama.source")
@@ -104,8 +105,7 @@ class ByCredentials:
 
     def wake(self) -> Place:
         """As in Source. Of several processes on this machine one wakes; the others wait, and then find it."""
-        settings = self.session.settings
-        with self._asking, _alone(f"{settings.zone}-{settings.name}", self._board):
+        with self._asking, _alone(self.session.settings, self._board):
             instance, endpoint, _ = self.session.ready()
             endpoint.close()
             return self._place(instance, endpoint)
@@ -134,8 +134,8 @@ class ByCredentials:
 
 
 @contextlib.contextmanager
-def _alone(name: str, board: Board) -> Iterator[None]:
-    """Be the only process of this user on this machine that wakes an instance of that name.
+def _alone(settings: Settings, board: Board) -> Iterator[None]:
+    """Be the only process of this user on this machine that wakes an instance of that name in that account's zone.
 
     Whoever waits shows what the other one is doing. A lock ends with its process, however that ends. It saves the
     second machine that two pipelines would create for a moment; where it cannot be had, provisioning itself copes.
@@ -145,6 +145,8 @@ def _alone(name: str, board: Board) -> Iterator[None]:
     except ImportError:  # no Unix
         yield
         return
+    whose = hashlib.sha256(f"{settings.api_key} {settings.endpoint}".encode()).hexdigest()[:12]
+    name = f"{settings.zone}-{settings.name}-{whose}"
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"exollama-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -258,5 +258,6 @@ class Upstream(asyncio.BufferedProtocol):
         self.transport.abort()
         if exchange:
             exchange.up = None
+            exchange.down.hold_back(False)  # whoever takes the body next has not been asked yet
             heard = exchange.answered or bool(self._partial)
             exchange.down.forwarder.lost(exchange, self, why, draining=draining, heard=heard)

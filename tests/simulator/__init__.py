@@ -4,7 +4,7 @@
         environment = simulator.env
 
 What is real: HTTP, signatures, the OpenAPI document, the user-data's nginx.conf under nginx, its agent and its
-bootstrap. What is played: systemd, apt, Docker and the like (commands.py, services.py), and Ollama (ollama.py).
+bootstrap. What is played: systemd, apt, Docker and the like (commands.py, services.py), and Ollama (tests/stand_in).
 `python -m tests.simulator --help` says how to use it by hand.
 """
 

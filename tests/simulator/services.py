@@ -217,7 +217,7 @@ class Supervisor:
             sys.executable,
             "-I",
             "-S",
-            str(HERE / "ollama.py"),
+            str(HERE.parent / "stand_in/__main__.py"),
             host,
             port,
             str(state),

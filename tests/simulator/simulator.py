@@ -54,6 +54,12 @@ class Seen:
         assert self.root is not None
         return (self.root / "etc/exollama/key").read_text().strip()
 
+    @property
+    def requests(self) -> list[str]:
+        """How each request to Ollama's stand-in ended, `ID PATH END`, as tests/stand_in/__main__.py says."""
+        log = self.root.parent / "requests.log" if self.root else None
+        return log.read_text().splitlines() if log and log.exists() else []
+
 
 class Simulator:
     """Zones with an API over HTTP, and instances that are processes. Everything ends with the `with` block."""
@@ -260,7 +266,7 @@ class Simulator:
         self._machines.plan = BootPlan(fail=fail, never=never, delay_s=delay_s, **more)
 
     def ollama(self, id_: str | None = None, **controls: Any) -> None:
-        """Turn the stand-in's controls (ollama.Controls), of one instance or of all, present and future."""
+        """Turn the stand-in's controls (stand_in/controls.py), of one instance or of all, present and future."""
         if id_ is None:
             self._machines.controls.update(controls)
         for machine in self._machines.all.values():

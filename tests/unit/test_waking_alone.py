@@ -1,5 +1,6 @@
 """Of several processes of one user on one machine one wakes an instance, and the others see what it is doing."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,15 +14,19 @@ import pytest
 
 from client.boot import Board
 from client.source import _alone
+from tests.fakes import settings
 
 ROOT = Path(__file__).parents[2]
+WHOSE = hashlib.sha256(f"{settings().api_key} {settings().endpoint}".encode()).hexdigest()[:12]
+FILE = f"{settings().zone}-a-name-{WHOSE}.lock"
 HOLDER = """
 import sys
 from client.boot import Board
 from client.source import _alone
+from tests.fakes import settings
 
 board = Board()
-with _alone(sys.argv[1], board):
+with _alone(settings(name=sys.argv[1]), board):
     board("model", 41.0, 7.5)
     print("held", flush=True)
     sys.stdin.read()
@@ -66,7 +71,7 @@ class Ended(Exception):
     """The wait is not waited for."""
 
 
-def waits(name: str = "a-name", *, until: int = 5) -> list[tuple[str, float | None, float]]:
+def waits(until: int = 5, **changes: str) -> list[tuple[str, float | None, float]]:
     """Wait for the lock for so many looks; what was shown meanwhile. Empty where it was had at once."""
     shown: list[tuple[str, float | None, float]] = []
 
@@ -76,7 +81,7 @@ def waits(name: str = "a-name", *, until: int = 5) -> list[tuple[str, float | No
             raise Ended
 
     try:
-        with _alone(name, Board(show)):
+        with _alone(settings(**{"name": "a-name"} | changes), Board(show)):
             return shown
     except Ended:
         return shown
@@ -86,8 +91,13 @@ def test_while_one_process_wakes_another_waits_and_shows_what_the_first_is_doing
     assert waits() == [("model", 41.0, 7.5)] * 5
 
 
-def test_another_name_is_not_waited_for(holder: Holder) -> None:
-    assert waits("another") == []
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "another"}, {"zone": "de-fra-1"}, {"api_key": "EXOanother"}, {"endpoint": "http://127.0.0.1:1/{zone}"}],
+    ids=["name", "zone", "account", "API"],
+)
+def test_nobody_waits_for_another_name_zone_or_account(holder: Holder, changes: dict[str, str]) -> None:
+    assert waits(**changes) == []
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["let go", "killed"])
@@ -102,7 +112,7 @@ def test_whoever_waits_is_next_however_the_holder_ends(holder: Holder, killed: b
         else:
             holder.lets_go()
 
-    with _alone("a-name", Board(show)):
+    with _alone(settings(name="a-name"), Board(show)):
         assert holder.process.wait(10) == (-9 if killed else 0)
 
 
@@ -122,16 +132,16 @@ def test_a_second_process_waits_for_the_first_and_then_has_it(holder: Holder) ->
 
 def test_what_the_file_says_is_nothing_but_words_to_show(holder: Holder, folder: Path) -> None:
     for said in (b"", b"nonsense", b"[]", b'["a"]', b'["\x1b[2J", null, 1]', b'{"a": 1}', b"[" * 999, b'["p", "x", 1]'):
-        (folder / "a-name.lock").write_bytes(said)
+        (folder / FILE).write_bytes(said)
         board = Board()
-        board.copy((folder / "a-name.lock").read_bytes())
+        board.copy((folder / FILE).read_bytes())
         assert board.phase.isprintable()
 
 
 def test_the_lock_is_in_a_folder_that_nobody_else_can_enter(folder: Path) -> None:
-    with _alone("a-name", Board()):
+    with _alone(settings(name="a-name"), Board()):
         assert (folder.stat().st_mode & 0o777) == 0o700
-        assert [file.name for file in folder.iterdir()] == ["a-name.lock"]
+        assert [file.name for file in folder.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize("how", ["a file", "somebody else's", "a link", "not to be written"])
@@ -151,10 +161,10 @@ def test_where_no_lock_can_be_had_it_goes_on_without_and_says_so(
         theirs = SimpleNamespace(st_uid=os.getuid() + 1)
         monkeypatch.setattr(Path, "lstat", lambda self: theirs if os.path.islink(self) else real(self))
     else:
-        (folder / "a-name.lock").mkdir(parents=True)
+        (folder / FILE).mkdir(parents=True)
     with ExitStack() as both:
-        both.enter_context(_alone("a-name", Board()))
-        both.enter_context(_alone("a-name", Board()))
+        both.enter_context(_alone(settings(name="a-name"), Board()))
+        both.enter_context(_alone(settings(name="a-name"), Board()))
     assert caplog.text.count("several processes may wake at once") == 2
 
 
@@ -165,7 +175,7 @@ def test_on_a_file_system_without_locks_it_goes_on_without(
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuses)
-    with _alone("a-name", Board()):
+    with _alone(settings(name="a-name"), Board()):
         pass
     assert "No locks available" in caplog.text
 
@@ -176,5 +186,5 @@ def test_without_a_runtime_directory_the_folder_for_temporary_files_is_used(
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
-    with _alone("a-name", Board()):
-        assert (tmp_path / "elsewhere" / f"exollama-{os.getuid()}" / "a-name.lock").exists()
+    with _alone(settings(name="a-name"), Board()):
+        assert (tmp_path / "elsewhere" / f"exollama-{os.getuid()}" / FILE).exists()
