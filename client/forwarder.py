@@ -84,6 +84,9 @@ class Forwarder:
         """Take no further requests, give those under way so many seconds, end; returns how many were cut."""
         self.closing = True
         if self._server:
+            for listening in self._server.sockets:
+                self.loop.remove_reader(listening)
+            await asyncio.sleep(0)  # whoever was let in just now would be lost, open, by a Python before 3.13
             self._server.close()
         for down in list(self._connections):
             down.shut()
