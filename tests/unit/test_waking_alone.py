@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ class Ended(Exception):
     """The wait is not waited for."""
 
 
-def waits(until: int = 5, **changes: str) -> list[tuple[str, float | None, float]]:
+def waits(until: int = 5, **changes: Any) -> list[tuple[str, float | None, float]]:
     """Wait for the lock for so many looks; what was shown meanwhile. Empty where it was had at once."""
     shown: list[tuple[str, float | None, float]] = []
 
