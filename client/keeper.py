@@ -198,7 +198,7 @@ class Keeper:
 
     def _failed_for(self, failure: ExollamaError) -> None:
         # A boot's log is for who runs the forwarder, not for every program that asks.
-        self.failure = failure.summary if isinstance(failure, BootFailed) else str(failure)
+        self.failure = printable(failure.summary if isinstance(failure, BootFailed) else failure)
         # Whoever asks again and again must not create one machine after the other.
         doublings = min(self._failures, 20)
         pause_s = _FIRST_PAUSE_S * 2.0**doublings if self.source.wakes else 1.0
@@ -271,10 +271,11 @@ class Keeper:
     # -- what goes on beside requests
 
     def used(self, by: int) -> None:
-        """A use of a model began (1) or ended (-1)."""
+        """A use of a model began (1) or ended (-1). Without an instance it is none yet, and none if it is refused."""
         self.in_use += by
-        self.last_use = self._loop.time()
-        self._unrecorded = True
+        if self.place:
+            self.last_use = self._loop.time()
+            self._unrecorded = True
 
     @property
     def idle_s(self) -> float:
@@ -285,7 +286,7 @@ class Keeper:
         """Once a second: end idle connections, write activity where it is due, look for what should be gone."""
         if self.pool:
             self.pool.sweep(now)
-        if self._unrecorded and self.place and now >= self._record_due:
+        if (self._unrecorded or self.in_use) and self.place and now >= self._record_due:
             self._unrecorded = bool(self.in_use)
             # Until it is over; then what it says is right for a quarter of the idle timeout.
             self._record_due = now + self.place.idle_s / 4
@@ -325,7 +326,7 @@ class Keeper:
 
     async def finish(self) -> None:
         """Write activity once more, where somebody used the instance since the last time."""
-        if self._unrecorded and self.place:
+        if (self._unrecorded or self.in_use) and self.place:
             self._unrecorded = False
             await self._record(self.place, always=True)
 

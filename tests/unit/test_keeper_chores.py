@@ -1,11 +1,13 @@
 """What a keeper does beside requests: activity within its bounds, tidying, the deadline's warning, the last write."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from client.errors import ExollamaError
+from client.exchange import Refusal
 from tests.keeping import Kept, Script, place, run
 
 QUARTER_S = 100  # of the idle timeout of 400 s that a place has here
@@ -112,6 +114,33 @@ def test_a_mistake_in_a_chore_is_logged_and_ends_nothing(caplog: pytest.LogCaptu
     assert "a chore failed" in caplog.text
 
 
+def test_a_request_that_is_refused_was_no_use() -> None:
+    async def scene(kept: Kept) -> None:
+        kept.keeper.used(1)
+        with pytest.raises(Refusal):
+            await kept.asks()
+        kept.keeper.used(-1)
+        assert kept.keeper.idle_s == math.inf
+        assert await kept.keeper.there()
+        await kept.passes(3)
+        await kept.keeper.finish()
+        assert records(kept) == 0
+
+    run(scene, Script(wake=[ExollamaError("quota exceeded")], look=[place()]))
+
+
+def test_a_request_that_woke_its_instance_is_a_use_while_it_runs_and_at_the_end() -> None:
+    async def scene(kept: Kept) -> None:
+        kept.keeper.used(1)
+        await kept.ready()
+        await kept.passes(2)
+        assert records(kept) == 1
+        await kept.keeper.finish()
+        assert records(kept) == 2
+
+    run(scene)
+
+
 # -- the last write
 
 
@@ -125,6 +154,7 @@ def test_at_the_end_a_use_that_is_not_written_yet_is_written_once_and_whatever_t
         kept.keeper.used(-1)
         for _ in range(2):
             await kept.keeper.finish()
+        assert not kept.keeper.in_use
         assert [one for one in kept.script.asked if one[0] == "record"] == [
             *[("record", "an-id", False)] * swept,
             ("record", "an-id", True),
@@ -147,6 +177,7 @@ def test_a_last_write_that_fails_fails_nothing() -> None:
     async def scene(kept: Kept) -> None:
         await kept.ready()
         kept.keeper.used(1)
+        kept.keeper.used(-1)
         await kept.keeper.finish()
         assert records(kept) == 1
 

@@ -97,7 +97,7 @@ def test_while_one_process_wakes_another_waits_and_shows_what_the_first_is_doing
     [{"name": "another"}, {"zone": "de-fra-1"}, {"api_key": "EXOanother"}, {"endpoint": "http://127.0.0.1:1/{zone}"}],
     ids=["name", "zone", "account", "API"],
 )
-def test_nobody_waits_for_another_name_zone_or_account(holder: Holder, changes: dict[str, str]) -> None:
+def test_nobody_waits_for_another_name_zone_or_account(holder: Holder, changes: dict[str, Any]) -> None:
     assert waits(**changes) == []
 
 
