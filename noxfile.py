@@ -118,6 +118,14 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Compare what reads HTTP with h11 over 200,000 messages for some minutes; a number makes it so many."""
+    install(session, "test")
+    env = {"EXOLLAMA_FUZZ": session.posargs[0] if session.posargs else "200000"}
+    session.run("python", "-m", "pytest", "tests/unit/test_http1_fuzz.py", env=env)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure start-up, idle and large reaping passes as ratios in one run; fails where a bound is missed."""
     install(session, "simulator")

@@ -24,8 +24,8 @@ _LINE: Final = re.compile(_TOKEN + rb" [!-~]+ HTTP/[0-9]\.[0-9]\r\n")
 _TARGET: Final = re.compile(rb"(?:[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+))?(/[^#]*|\?[^#]*)?")
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
-_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;" + _TEXT + rb")?\r\n")
-_TRAILER: Final = re.compile(_FIELD + rb"\r\n")
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + _TEXT + rb")?\r\n")
+_TRAILER: Final = re.compile(rb"(" + _TOKEN + rb"):" + _TEXT + rb"\r\n")
 
 # Fields that concern one hop only (RFC 9110, section 7.6.1), and those that are not ours to pass on: the program's
 # own idea of a key, and what a browser says of the page behind it, which was looked at here.
@@ -37,7 +37,10 @@ _OF_RESPONSES: Final = frozenset(
     b"content-length transfer-encoding connection keep-alive proxy-connection proxy-authenticate te upgrade "
     b"x-exollama".split()
 )
-_ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+_ONCE: Final = frozenset(
+    b"host content-length transfer-encoding authorization x-ollama-key origin sec-fetch-site".split()
+)
+_NO_TRAILERS: Final = _OF_REQUESTS | _OF_RESPONSES
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -136,8 +139,11 @@ class Chunked:
             self.done = True
         else:
             self._trailers += len(line)
-            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line):
+            trailer = _TRAILER.fullmatch(line)
+            if self._trailers > _MAX_TRAILERS or not trailer:
                 raise BadMessage(400, "a trailer cannot be read")
+            if trailer[1].lower() in _NO_TRAILERS:  # it would go by what is seen to in heads
+                raise BadMessage(400, "a field that belongs into a head is a trailer")
 
 
 Body = Sized | Chunked | UntilClose
@@ -200,7 +206,7 @@ class ResponseHead:
     __slots__ = ("chunked", "close", "draining", "fields", "length", "line", "minor", "status")
 
     def __init__(self, line: bytes) -> None:
-        self.line = b"HTTP/1.1" + line[8:]
+        self.line = b"HTTP/1.1" + line[8:] if len(line) > 12 else b"HTTP/1.1" + line[8:] + b" "
         self.minor = 0 if line.startswith(b"HTTP/1.0") else 1
         self.status = int(line[9:12])
         self.fields: list[bytes] = []
@@ -226,10 +232,12 @@ class ResponseHead:
 
 def parse_request(raw: bytes) -> RequestHead:
     """Read a request's head, its empty line included. Raises BadMessage."""
+    if len(raw) > MAX_HEAD:
+        raise BadMessage(431, f"more than {MAX_HEAD} bytes of head")
     if not _REQUEST.fullmatch(raw):
         raise _refusal(raw)
     lines = raw.split(b"\r\n")
-    if len(lines) > MAX_FIELDS:
+    if len(lines) - 3 > MAX_FIELDS:
         raise BadMessage(431, f"more than {MAX_FIELDS} fields")
     method, target, version = lines[0].split(b" ")
     head = RequestHead(method, 0 if version == b"HTTP/1.0" else 1)
@@ -238,6 +246,8 @@ def parse_request(raw: bytes) -> RequestHead:
     if head.host is not None and not _HOST.fullmatch(head.host):
         raise BadMessage(400, "one Host is expected, and a host in it")
     _aim(head, target)
+    if b"connection" in seen:
+        _heed(head, seen[b"connection"])
     _frame(head, seen)
     head.origin, head.site = seen.get(b"origin"), seen.get(b"sec-fetch-site")
     head.authorization, head.key = seen.get(b"authorization"), seen.get(b"x-ollama-key")
@@ -247,9 +257,6 @@ def parse_request(raw: bytes) -> RequestHead:
         if head.minor:
             head.continues = True
             head.fields.append(b"Expect: 100-continue")
-    if b"connection" in seen:
-        head.fields, asked = _without_named(head.fields, seen[b"connection"].lower())
-        head.close = head.close or b"close" in asked
     return head
 
 
@@ -291,15 +298,15 @@ def _frame(head: RequestHead | ResponseHead, seen: dict[bytes, bytes]) -> None:
 
 def _aim(head: RequestHead, target: bytes) -> None:
     """Take the target in one of the forms that a server takes (RFC 9112, section 3.2), and settle the host."""
+    if head.host is None and head.minor:
+        raise BadMessage(400, "no Host")
     aim = _TARGET.fullmatch(target)
     if not aim or head.method == b"CONNECT" or not (aim[1] or (aim[2] or b"").startswith(b"/")):
         raise BadMessage(400, "the target is no path")
     if aim[1] is not None:
-        if not _HOST.fullmatch(aim[1]):
+        if aim[1].startswith(b":") or not _HOST.fullmatch(aim[1]):
             raise BadMessage(400, "the target has no host that can be read")
         head.host = aim[1]
-    elif head.host is None and head.minor:
-        raise BadMessage(400, "no Host")
     rest = aim[2] or b"/"
     head.target = rest if rest.startswith(b"/") else b"/" + rest
     head.path = head.target.partition(b"?")[0]
@@ -307,29 +314,34 @@ def _aim(head: RequestHead, target: bytes) -> None:
 
 def parse_response(raw: bytes) -> ResponseHead:
     """Read an answer's head, its empty line included. Raises BadMessage with 502."""
-    if not _RESPONSE.fullmatch(raw):
+    if len(raw) > MAX_HEAD or not _RESPONSE.fullmatch(raw):
         raise BadMessage(502, "the answer's head cannot be read")
     lines = raw.split(b"\r\n")
+    if len(lines) - 3 > MAX_FIELDS:
+        raise BadMessage(502, f"the answer's head: more than {MAX_FIELDS} fields")
     head = ResponseHead(lines[0])
+    if head.status == 101:
+        raise BadMessage(502, "the answer switches protocols, which nobody asked for")
     try:
         seen = _sort(lines[1:-2], _OF_RESPONSES, head.fields)
+        if b"connection" in seen:
+            _heed(head, seen[b"connection"])
+        count = len(head.fields)
         _frame(head, seen)
     except BadMessage as error:
-        raise BadMessage(502, f"the answer's head has {error.reason}") from None
+        raise BadMessage(502, f"the answer's head: {error.reason}") from None
+    if head.status < 200 or head.status == 204:
+        del head.fields[count:]  # no body can follow, so nothing may speak of one (RFC 9110, section 8.6)
     head.draining = head.status == 503 and seen.get(b"x-exollama") == b"draining"
-    if b"connection" in seen:
-        head.fields, asked = _without_named(head.fields, seen[b"connection"].lower())
-        head.close = head.close or b"close" in asked
     return head
 
 
-def _without_named(fields: list[bytes], connection: bytes) -> tuple[list[bytes], set[bytes]]:
-    """The fields without those that Connection names as one hop's own; and what it names. Framing always stays."""
-    named = {option.strip(b" \t") for option in connection.split(b",")}
-    own = named - {b"close", b"keep-alive", b"", b"content-length", b"transfer-encoding"}
-    if own:
-        fields = [line for line in fields if line.partition(b":")[0].lower() not in own]
-    return fields, named
+def _heed(head: RequestHead | ResponseHead, connection: bytes) -> None:
+    """Leave out the fields that Connection names as one hop's own, and see whether it closes. Before `_frame`."""
+    named = {option.strip(b" \t") for option in connection.lower().split(b",")}
+    head.close = head.close or b"close" in named
+    if own := named - {b"close", b"keep-alive", b""}:
+        head.fields = [line for line in head.fields if line.partition(b":")[0].lower() not in own]
 
 
 def _refusal(raw: bytes) -> BadMessage:
