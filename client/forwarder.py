@@ -93,6 +93,8 @@ class Forwarder:
         self._until = self.now() + within_s
         while self._active and self.now() < self._until:
             await asyncio.sleep(0.02)
+        for exchange in [one for one in self._active if one.waits]:
+            self._answer(exchange, self.keeper.ending(exchange), "refused")
         cut = len(self._active)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):

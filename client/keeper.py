@@ -204,7 +204,7 @@ class Keeper:
         pause_s = _FIRST_PAUSE_S * 2.0**doublings if self.source.wakes else 1.0
         self._failures += 1
         self._not_before = self._loop.time() + min(pause_s, _LONGEST_PAUSE_S)
-        self._note(f"No instance: {failure}")
+        self._note(self.failure if isinstance(failure, NoInstance) else f"No instance: {failure}")
 
     async def _woken(self) -> Place:
         for attempt in range(_TRIES - 1 if self.source.wakes else 0):
@@ -241,6 +241,10 @@ class Keeper:
         return self.pool
 
     # -- refusals
+
+    def ending(self, exchange: Exchange) -> Reply:
+        """What a request is told that waits for an instance when the forwarder ends; the instance boots on."""
+        return self._cold(exchange, "the forwarder ends while the instance is being started")
 
     def _cold(self, exchange: Exchange, message: str) -> Reply:
         board = self.board
