@@ -50,7 +50,7 @@ def status(forwarder: Forwarder) -> dict[str, Any]:
         "idle_s": None if math.isinf(keeper.idle_s) else round(keeper.idle_s, 1),
         "idle_timeout_s": place and place.idle_s,
         "deadline": place.deadline.isoformat() if place and place.deadline else None,
-        "in_flight": forwarder.active - keeper.held,
+        "in_flight": max(0, forwarder.active - keeper.held - 1),  # but for whoever asks for this
         "held": keeper.held,
         "wakes": keeper.woken,
         "requests": {outcome: forwarder.counts[outcome] for outcome in OUTCOMES},

@@ -52,7 +52,7 @@ WAKING: dict[str, Any] = {
     "state": "waking",
     "board": SimpleNamespace(phase="model", percent=41.5),
     "waking_s": 12.34,
-    "active": 3,
+    "active": 4,
     "held": 3,
 }
 READY: dict[str, Any] = {
@@ -106,7 +106,7 @@ def test_while_nothing_happened_what_is_not_known_is_null() -> None:
                 "idle_s": 7.8,
                 "idle_timeout_s": 1800.0,
                 "deadline": "2026-12-01T12:00:00+00:00",
-                "in_flight": 2,
+                "in_flight": 1,
                 "wakes": 1,
             },
         ),
@@ -223,7 +223,7 @@ def metrics(text: str) -> dict[tuple[str, str], float]:
                 ("exollama_idle_seconds", ""): 7.8,
                 ("exollama_idle_timeout_seconds", ""): 1800,
                 ("exollama_deadline_timestamp_seconds", ""): DEADLINE.timestamp(),
-                ("exollama_requests_in_flight", ""): 2,
+                ("exollama_requests_in_flight", ""): 1,
                 ("exollama_requests_total", "forwarded"): 5,
                 ("exollama_requests_total", "broken"): 0,
                 ("exollama_wakes_total", ""): 1,
