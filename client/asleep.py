@@ -19,8 +19,8 @@ _EPOCH: Final = "1970-01-01T00:00:00Z"
 
 
 def is_use(method: bytes, path: bytes) -> bool:
-    """Whether a request uses a model, or brings one."""
-    return method == b"POST" and _USES.fullmatch(path) is not None
+    """Whether a request uses a model, or brings one. Escapes in a path are read as Ollama and nginx read them."""
+    return method == b"POST" and _USES.fullmatch(unquote_to_bytes(path) if b"%" in path else path) is not None
 
 
 def is_ours(path: bytes) -> bool:

@@ -71,7 +71,7 @@ class Board:
 
     def copy(self, said: bytes) -> None:
         """Show what another process said through `copied`; anything else counts for nothing."""
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError, OverflowError):
             phase, percent, elapsed_s = json.loads(said)
             share = None if percent is None else float(percent)
             self(printable(phase)[:40], share, float(elapsed_s))

@@ -84,12 +84,17 @@ class Forwarder:
         """Take no further requests, give those under way so many seconds, end; returns how many were cut."""
         self.closing = True
         if self._server:
+            for listening in self._server.sockets:
+                self.loop.remove_reader(listening)
+            await asyncio.sleep(0)  # whoever was let in just now would be lost, open, by a Python before 3.13
             self._server.close()
         for down in list(self._connections):
             down.shut()
         self._until = self.now() + within_s
         while self._unfinished and self.now() < self._until:
             await asyncio.sleep(0.02)
+        for exchange in [one for one in self._active if one.waits]:
+            self._answer(exchange, self.keeper.ending(exchange), "refused")
         cut = self._unfinished
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):

@@ -52,12 +52,12 @@ class Guard:
         self._by_name = loopback and token is None
         self._itself = socket.gethostname().lower()
         self._names: set[bytes] = set()
-        local = [f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in _LOCAL for port in ("", ":*")]
-        patterns = [*allowed, *local, *(f"{program}://*" for program in _PROGRAMS)]
+        patterns = [*allowed, *(f"{program}://*" for program in _PROGRAMS)]
         self._all = "*" in patterns
-        self._origins = re.compile(
-            "|".join(".*".join(map(re.escape, one.split("*"))) for one in patterns if one != "*"), re.IGNORECASE
-        )
+        # A * is never more than a part of a host and a port: no path, user or second origin gets past it.
+        named = ("[^/?#@,]*".join(map(re.escape, one.split("*"))) for one in patterns if one != "*")
+        local = rf"https?://(?:{'|'.join(map(re.escape, _LOCAL))})(?::[0-9]+)?"
+        self._origins = re.compile("|".join([local, *named]), re.IGNORECASE)
 
     def check(self, head: RequestHead) -> tuple[Reply | None, bytes]:
         """A refusal or a preflight's answer, or None; and what further lines the request's answer gets."""
@@ -72,7 +72,7 @@ class Guard:
             extra = b"Access-Control-Allow-Origin: " + head.origin + b"\r\nVary: Origin\r\n"
             if head.method == b"OPTIONS":
                 return Reply(204, fields=_preflight(head)), extra
-        elif head.site == b"cross-site":
+        elif head.site == b"cross-site" and not self._all:
             return self._no(head, "another site's page asks (Sec-Fetch-Site: cross-site)"), b""
         if self._token is not None and not self._knows_token(head):
             message = "missing or wrong token: send it as Authorization: Bearer, or X-Ollama-Key"

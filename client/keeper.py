@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from client.boot import Board
-from client.errors import Draining, ExollamaError, NoInstance, Unreachable
+from client.errors import BootFailed, Draining, ExollamaError, NoInstance, Unreachable
 from client.exchange import Exchange, Refusal, Reply, error
+from client.model import printable
 from client.source import Place, Source
 from client.upstream import Pool
 
@@ -144,12 +145,13 @@ class Keeper:
         self.held += 1
         self.held_bytes += len(exchange.kept or b"")
         exchange.waits = True
+        waking = self._waking
         try:
-            async with asyncio.timeout_at(exchange.until):
-                return await asyncio.shield(self._waking)
-        except TimeoutError:
-            raise Refusal(self._cold(exchange, "the instance is being started")) from None
-        except Exception:  # noqa: BLE001 - of the wake, which has logged it
+            await asyncio.wait({waking}, timeout=max(0.0, exchange.until - now))
+            if not waking.done():
+                raise Refusal(self._cold(exchange, "the instance is being started"))
+            return waking.result()
+        except ExollamaError:
             raise Refusal(self._failed(exchange)) from None
         finally:
             self.held -= 1
@@ -162,11 +164,9 @@ class Keeper:
             return self.pool
         if self._looking is None:
             self._looking = self._loop.create_task(self._look())
-        try:
-            async with asyncio.timeout(LOOK_S):
-                return await asyncio.shield(self._looking)
-        except TimeoutError:
-            return None
+        looking = self._looking
+        await asyncio.wait({looking}, timeout=LOOK_S)
+        return looking.result() if looking.done() else None
 
     def suspect(self, pool: Pool, why: str) -> None:
         """Something is wrong with it: the next request looks again."""
@@ -178,16 +178,15 @@ class Keeper:
     async def _wake(self) -> Pool:
         try:
             place = await self._woken()
-        except Exception as failure:
-            if not isinstance(failure, ExollamaError):
-                log.exception("a wake failed here")
-            self.failure = str(failure)
-            self._failures += 1
-            # Whoever asks again and again must not create one machine after the other.
-            pause_s = _FIRST_PAUSE_S * 2.0 ** (self._failures - 1) if self.source.wakes else 1.0
-            self._not_before = self._loop.time() + min(pause_s, _LONGEST_PAUSE_S)
-            self._note(f"No instance: {failure}")
+        except ExollamaError as failure:
+            self._failed_for(failure)
             raise
+        except Exception as bug:
+            log.exception("waking failed")
+            words = printable(f"{type(bug).__name__} {bug}")[:200]
+            told = ExollamaError(f"Waking failed here: {words}")
+            self._failed_for(told)
+            raise told from bug
         finally:
             self._waking = None
         self._failures, self.failure = 0, None
@@ -196,6 +195,16 @@ class Keeper:
             f"Instance {place.id} in {place.zone} is ready after {self._loop.time() - self._waking_since:.0f} s."
         )
         return self._use(place)
+
+    def _failed_for(self, failure: ExollamaError) -> None:
+        # A boot's log is for who runs the forwarder, not for every program that asks.
+        self.failure = printable(failure.summary if isinstance(failure, BootFailed) else failure)
+        # Whoever asks again and again must not create one machine after the other.
+        doublings = min(self._failures, 20)
+        pause_s = _FIRST_PAUSE_S * 2.0**doublings if self.source.wakes else 1.0
+        self._failures += 1
+        self._not_before = self._loop.time() + min(pause_s, _LONGEST_PAUSE_S)
+        self._note(self.failure if isinstance(failure, NoInstance) else f"No instance: {failure}")
 
     async def _woken(self) -> Place:
         for attempt in range(_TRIES - 1 if self.source.wakes else 0):
@@ -211,6 +220,9 @@ class Keeper:
             place = await in_thread(self.source.look)
         except ExollamaError as trouble:
             log.info("nothing is known: %s", trouble)
+            place = None
+        except Exception:
+            log.exception("looking failed")
             place = None
         finally:
             self._looking = None
@@ -229,6 +241,10 @@ class Keeper:
         return self.pool
 
     # -- refusals
+
+    def ending(self, exchange: Exchange) -> Reply:
+        """What a request is told that waits for an instance when the forwarder ends; the instance boots on."""
+        return self._cold(exchange, "the forwarder ends while the instance is being started")
 
     def _cold(self, exchange: Exchange, message: str) -> Reply:
         board = self.board
@@ -259,10 +275,11 @@ class Keeper:
     # -- what goes on beside requests
 
     def used(self, by: int) -> None:
-        """A use of a model began (1) or ended (-1)."""
+        """A use of a model began (1) or ended (-1). Without an instance it is none yet, and none if it is refused."""
         self.in_use += by
-        self.last_use = self._loop.time()
-        self._unrecorded = True
+        if self.place:
+            self.last_use = self._loop.time()
+            self._unrecorded = True
 
     @property
     def idle_s(self) -> float:
@@ -273,12 +290,12 @@ class Keeper:
         """Once a second: end idle connections, write activity where it is due, look for what should be gone."""
         if self.pool:
             self.pool.sweep(now)
-        if self._unrecorded and self.place and now >= self._record_due:
+        if (self._unrecorded or self.in_use) and self.place and now >= self._record_due:
             self._unrecorded = bool(self.in_use)
             # Until it is over; then what it says is right for a quarter of the idle timeout.
             self._record_due = now + self.place.idle_s / 4
             self._chore(self._record(self.place))
-        if now >= self._tidy_due:
+        if now >= self._tidy_due and not self._waking:  # which tidies up itself, and knows what to spare
             self._tidy_due = now + _TIDY_S
             self._chore(self._tidy())
         self._warn()
@@ -313,7 +330,8 @@ class Keeper:
 
     async def finish(self) -> None:
         """Write activity once more, where somebody used the instance since the last time."""
-        if self._unrecorded and self.place:
+        if (self._unrecorded or self.in_use) and self.place:
+            self._unrecorded = False
             await self._record(self.place, always=True)
 
     def close(self) -> None:
@@ -325,6 +343,12 @@ class Keeper:
             self.pool.close()
 
     def _chore(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        async def doing() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("a chore failed")
+
+        task = self._loop.create_task(doing())
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)

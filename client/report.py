@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from client.exchange import Reply, error
@@ -49,7 +50,7 @@ def status(forwarder: Forwarder) -> dict[str, Any]:
         "idle_s": None if math.isinf(keeper.idle_s) else round(keeper.idle_s, 1),
         "idle_timeout_s": place and place.idle_s,
         "deadline": place.deadline.isoformat() if place and place.deadline else None,
-        "in_flight": forwarder.active - keeper.held,
+        "in_flight": max(0, forwarder.active - keeper.held - 1),  # but for whoever asks for this
         "held": keeper.held,
         "wakes": keeper.woken,
         "requests": {outcome: forwarder.counts[outcome] for outcome in OUTCOMES},
@@ -61,10 +62,15 @@ def prometheus(said: dict[str, Any]) -> str:
     """The same as metrics (text format 0.0.4); what is None is left out."""
     lines = ["# TYPE exollama_state gauge"]
     lines += [f'exollama_state{{state="{name}"}} {int(said["state"] == name)}' for name in (*_STATES, "stopping")]
+    if said["phase"]:
+        lines += ["# TYPE exollama_phase gauge", f'exollama_phase{{phase="{_label(said["phase"])}"}} 1']
+    deadline = said["deadline"] and datetime.fromisoformat(said["deadline"]).timestamp()
     gauges = {
+        "waking_percent": said["percent"],
         "waking_seconds": said["waking_s"],
         "idle_seconds": said["idle_s"],
         "idle_timeout_seconds": said["idle_timeout_s"],
+        "deadline_timestamp_seconds": deadline,
         "requests_in_flight": said["in_flight"],
         "requests_held": said["held"],
         "uptime_seconds": said["uptime_s"],
@@ -76,3 +82,7 @@ def prometheus(said: dict[str, Any]) -> str:
     lines.append("# TYPE exollama_requests_total counter")
     lines += [f'exollama_requests_total{{outcome="{name}"}} {count}' for name, count in said["requests"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _label(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"")

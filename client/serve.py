@@ -12,7 +12,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,28 +49,27 @@ class Options:
 
         def read(what: str, parse: Callable[[str], Any], value: str, *, secret: bool = False) -> Any:
             try:
-                return parse(value) if value else None
+                return parse(value)
             except ValueError as error:
                 problems.append(f"{what} {'' if secret else f'is {value[:100]!r}: '}{error}")
                 return None
 
+        def variable(name: str, parse: Callable[[str], Any], *, secret: bool = False) -> Any:
+            value = env.get(name, "").strip()
+            return read(name, parse, value, secret=secret) if value else None
+
         address = read("--listen", _address, args.listen) or Address()
         hold_s = read("--hold", _seconds, args.hold) or 0.0
         drain_s = read("--drain", _seconds, args.drain) or 0.0
-        token = read("EXOLLAMA_SERVE_TOKEN", endpoint_key, env.get("EXOLLAMA_SERVE_TOKEN", "").strip(), secret=True)
-        function_token = env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip()
-        where = read("EXOLLAMA_PROVISION_URL", web_address, env.get("EXOLLAMA_PROVISION_URL", "").strip())
-        allowed = read("OLLAMA_ORIGINS", origins, env.get("OLLAMA_ORIGINS", "").strip()) or ()
+        token = variable("EXOLLAMA_SERVE_TOKEN", _token, secret=True)
+        function_token = variable("EXOLLAMA_FUNCTION_TOKEN", _bearer, secret=True)
+        where = variable("EXOLLAMA_PROVISION_URL", web_address)
+        allowed = variable("OLLAMA_ORIGINS", origins) or ()
         by_url = needs_no_credentials(env)
-        if by_url and not function_token:
-            problems.append("EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it.")
-        if by_url and args.on_exit != "keep":
-            problems.append(f"--on-exit {args.on_exit} needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET.")
-        if args.no_provision and args.on_exit != "keep":
-            problems.append(f"--on-exit {args.on_exit} with --no-provision would end what others made. Leave one out.")
+        problems += _contradictions(args, env, by_url=by_url)
         guard = None
         try:
-            guard = guard_for(address.host, token, allowed)
+            guard = guard_for(address.host, token or _placeholder(env), allowed)
         except SettingsError as error:
             problems.extend(error.problems)
         if problems:
@@ -84,8 +83,33 @@ class Options:
             provision=not args.no_provision,
             guard=guard,
             provision_url=where if by_url else None,
-            function_token=Secret(function_token) if by_url else None,
+            function_token=function_token if by_url else None,
         )
+
+
+def _contradictions(args: argparse.Namespace, env: Mapping[str, str], *, by_url: bool) -> Iterator[str]:
+    """What does not go together."""
+    if by_url and not env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
+        yield "EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it."
+    if by_url and args.no_provision:
+        yield (
+            "--no-provision needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: through EXOLLAMA_PROVISION_URL an instance "
+            "can only be found by waking it."
+        )
+    if by_url and args.on_exit != "keep":
+        yield f"--on-exit {args.on_exit} needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET."
+    if args.no_provision and args.on_exit != "keep":
+        yield f"--on-exit {args.on_exit} with --no-provision would end what others made. Leave one out."
+    if args.on_exit == "stop" and env.get("EXOSCALE_REAP_ACTION", "").strip() != "stop":
+        yield (
+            "--on-exit stop needs EXOSCALE_REAP_ACTION=stop: the next pass of a reaper would remove the stopped "
+            "instance, its disk included."
+        )
+
+
+def _placeholder(env: Mapping[str, str]) -> Secret | None:
+    """Something in the place of a token that cannot be read, which is a problem by itself and not two."""
+    return Secret("unread") if env.get("EXOLLAMA_SERVE_TOKEN", "").strip() else None
 
 
 def needs_no_credentials(env: Mapping[str, str]) -> bool:
@@ -151,7 +175,8 @@ async def _run(
         loop.add_signal_handler(number, heard)
     address = url(bound)
     print(json.dumps({"url": address, "status": f"{address}/.exollama/status"}) if args.json else address, flush=True)
-    terminal.note(f"Forwarding {address} to {settings.name} in {settings.zone}. Ctrl-C ends it.")
+    to = "what the provision function wakes" if options.provision_url else f"{settings.name} in {settings.zone}"
+    terminal.note(f"Forwarding {address} to {to}. Ctrl-C ends it.")
     if options.provision or options.provision_url:
         terminal.note(f"The first prompt wakes an instance where none runs; {settings.model} is its model.")
     await stop.wait()
@@ -182,7 +207,10 @@ def _end_instance(options: Options, settings: Settings, terminal: Terminal) -> b
     except NoInstance:
         return True
     terminal.note(reap_idle.text(result))
-    return all(item["outcome"] in ("destroyed", "stopped") for item in result["instances"])
+    gone = all(item["outcome"] in ("destroyed", "stopped") for item in result["instances"])
+    if not gone:
+        terminal.note("What is still there goes once nobody uses it, by the next `exollama reap`; or: exollama stop")
+    return gone
 
 
 def _more_files() -> None:
@@ -194,6 +222,22 @@ def _more_files() -> None:
         wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _token(value: str) -> Secret:
+    try:
+        return endpoint_key(value)
+    except ValueError:
+        raise ValueError(
+            "is too short, too plain or has other characters: 32 to 128 of A-Z a-z 0-9 _ - are expected. "
+            "Use: openssl rand -hex 32"
+        ) from None
+
+
+def _bearer(value: str) -> Secret:
+    if not re.fullmatch(r"[!-~]{1,4096}", value):
+        raise ValueError("has characters that no token has, a space or a line's end perhaps.")
+    return Secret(value)
 
 
 def _seconds(value: str) -> float:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -150,7 +150,7 @@ def _alone(settings: Settings, board: Board) -> Iterator[None]:
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"exollama-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        if folder.lstat().st_uid != os.getuid():
             raise PermissionError(f"{folder} is somebody else's")
         file = (folder / f"{name}.lock").open("a+b", buffering=0)
     except OSError as error:
@@ -166,6 +166,9 @@ def _alone(settings: Settings, board: Board) -> Iterator[None]:
                 file.seek(0)
                 board.copy(file.read(1000))
                 time.sleep(_POLL_S)
+            except OSError as error:  # a file system without locks
+                log.warning("several processes may wake at once: %s", error)
+                break
 
         def tell(said: bytes) -> None:
             with contextlib.suppress(OSError):  # a full disk: then the others see less
@@ -223,7 +226,10 @@ class ByUrl:
             except Disconnected as error:
                 failures += 1
                 if failures == _ATTEMPTS:
-                    raise ExollamaError(f"The provision function does not answer: {error}.") from error
+                    raise ExollamaError(
+                        f"The provision function does not answer: {error}. Is EXOLLAMA_PROVISION_URL right, and does "
+                        "the function run?"
+                    ) from error
                 self._sleep(min(2.0**failures, _MAX_WAIT_S))
                 continue
             said = _said(answer)
@@ -234,18 +240,13 @@ class ByUrl:
                 raise SettingsError(
                     f"{self._url} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
                 )
-            failures += answer.status != 202
+            failures = 0 if answer.status == 202 else failures + 1
             if failures == _ATTEMPTS or answer.status not in (202, 429, 500, 502, 503, 504):
-                words = printable(said.get("error") or answer.body[:200].decode("utf-8", "replace"))
-                raise ExollamaError(f"The provision function failed ({answer.status}): {words[:500]}")
+                raise ExollamaError(f"The provision function failed ({answer.status}): {_words(answer, said)}")
             if time.monotonic() - began > _PATIENCE_S:
                 raise ExollamaError(f"The provision function was asked for {_PATIENCE_S:.0f} s, and is not done.")
-            percent = said.get("percent")
-            self._board(
-                printable(said.get("phase") or "provisioning")[:40],
-                float(percent) if isinstance(percent, int | float) else None,
-                time.monotonic() - began,
-            )
+            phase = printable(said.get("phase") or "provisioning")[:40]
+            self._board(phase, _percent(said.get("percent")), time.monotonic() - began)
             after = answer.headers.get("retry-after", "")
             self._sleep(min(float(after) if re.fullmatch("[0-9]{1,6}", after) else _WAIT_S, _MAX_WAIT_S))
 
@@ -260,15 +261,23 @@ class ByUrl:
         return self._send(Request("POST", self._url, headers, b'{"action":"provision"}', _ASK_S))
 
     def _reached(self, said: dict[str, Any]) -> Place:
-        parts = urlsplit(str(said.get("url")))
+        what = "key"
         try:
             key = endpoint_key(str(said.get("key")))
+            what = "url"
+            parts = urlsplit(str(said.get("url")))
             address, port = parts.hostname, parts.port
+            if not address or not port:
+                raise ValueError
+            what = "deadline"
             deadline = datetime.fromisoformat(said["deadline"]) if said.get("deadline") else None
-        except (ValueError, TypeError) as error:
-            raise ExollamaError(f"The provision function's answer cannot be used: {error}") from None
-        if not address or not port:
-            raise ExollamaError("The provision function's answer has no url of an instance in it.")
+        except (ValueError, TypeError):
+            raise ExollamaError(
+                f"The provision function's answer (200) has no {what} that can be used. It has to be the result of "
+                "functions.provision.run as JSON, with the key revealed."
+            ) from None
+        if deadline and deadline.tzinfo is None:
+            deadline = deadline.replace(tzinfo=UTC)
         with contextlib.closing(Endpoint(address, key, port=port)) as endpoint:
             status = endpoint.status()
         idle_s = status.get("policy", {}).get("idle_s") if isinstance(status.get("policy"), dict) else None
@@ -283,6 +292,18 @@ class ByUrl:
             idle_s=float(idle_s) if isinstance(idle_s, int | float) else 1800.0,
             deadline=deadline,
         )
+
+
+def _percent(value: object) -> float | None:
+    """A share as it was said, if it is one."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
+
+
+def _words(answer: Response, said: dict[str, Any]) -> str:
+    """Why it failed, in its own words. An answer of another shape may have a key in it, and is not shown."""
+    if said:
+        return printable(said.get("error") or "it does not say why")[:500]
+    return printable(answer.body[:200].decode("utf-8", "replace"))
 
 
 def _said(answer: Response) -> dict[str, Any]:

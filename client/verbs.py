@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     try:
-        settings = Settings.from_env(os.environ, credentials=_needs_credentials(args))
+        settings = _settings(args)
         return _VERBS[args.verb](args, settings, terminal)
     except ExollamaError as error:
         for problem in error.problems if isinstance(error, SettingsError) else (str(error),):
@@ -38,12 +38,29 @@ def run(args: argparse.Namespace) -> int:
         terminal.clear()
 
 
-def _needs_credentials(args: argparse.Namespace) -> bool:
+def _settings(args: argparse.Namespace) -> Settings:
+    """The settings. Raises SettingsError; for `serve`, what is wrong with its arguments is in there as well."""
     if args.verb != "serve":
-        return True
+        return Settings.from_env(os.environ)
     from client import serve
 
-    return not serve.needs_no_credentials(os.environ)
+    problems: list[str] = []
+    try:
+        settings = Settings.from_env(os.environ, credentials=not serve.needs_no_credentials(os.environ))
+    except SettingsError as error:
+        problems += error.problems
+        settings = None
+        if not any(os.environ.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET")):
+            problems.append(
+                "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
+            )
+    try:
+        serve.Options.read(args, os.environ)
+    except SettingsError as error:
+        problems += error.problems
+    if problems or settings is None:
+        raise SettingsError(*problems)
+    return settings
 
 
 def has_urllib3() -> bool:

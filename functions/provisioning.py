@@ -323,7 +323,7 @@ class Provisioning:
             return
         rest = f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
         if not self.keep_failed:
-            rest = f"{self._removed(instance.id)} --keep-failed keeps one to look at."
+            rest = f"{self._removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
         raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
 
     def _vanished(self, instance: Instance) -> None:

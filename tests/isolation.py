@@ -15,6 +15,7 @@ from typing import Any
 
 _RESOLVING = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
 _SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+_SERVE = ("EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_TOKEN", "EXOLLAMA_SERVE_TOKEN")
 _MARK = "EXOLLAMA_TEST_RUN"
 
 
@@ -67,12 +68,13 @@ def _resolves_here(host: object) -> bool:
 def isolate(environ: MutableMapping[str, str], home: Path) -> None:
     """Take settings, credentials and proxies out of `environ`, and put its home and caches below `home`."""
     for name in list(environ):
-        if name.startswith(("EXOSCALE_", "GARUDA_")) or name.lower().endswith("_proxy"):
+        if name.startswith(("EXOSCALE_", "GARUDA_", "OLLAMA_", *_SERVE)) or name.lower().endswith("_proxy"):
             del environ[name]
     environ.update(
         HOME=str(home),
         XDG_CACHE_HOME=str(home / ".cache"),
         XDG_CONFIG_HOME=str(home / ".config"),
+        XDG_RUNTIME_DIR=str(home),
         XDG_STATE_HOME=str(home / ".local/state"),
     )
     environ[_MARK] = uuid.uuid4().hex  # inherited by every process that a test starts

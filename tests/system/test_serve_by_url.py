@@ -1,0 +1,107 @@
+"""`exollama serve` without credentials: a provision function behind a URL wakes the instance for it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.simulator import Simulator
+from tests.system.functions_server import ProvisionFunction
+from tests.system.serving import refused, serving, whole
+from tests.system.verbs import User, changes
+
+TOKEN = "planted-function-token-0123456789-abcdefgh"
+
+
+@pytest.fixture
+def function(cloud: Simulator, user: User) -> Iterator[ProvisionFunction]:
+    for seen in cloud.instances():
+        cloud.remove(seen.id)
+    with ProvisionFunction(user.settings(), TOKEN) as function:
+        yield function
+
+
+@pytest.fixture
+def stranger(cloud: Simulator, function: ProvisionFunction) -> User:
+    """Somebody without credentials, who knows the function's URL and token."""
+    one = User(cloud, EXOLLAMA_PROVISION_URL=function.url, EXOLLAMA_FUNCTION_TOKEN=TOKEN)
+    one.env = {name: value for name, value in one.env.items() if not name.startswith("EXOSCALE_")}
+    return one
+
+
+def test_the_function_wakes_one_instance_for_all_and_is_asked_until_it_is_ready(
+    cloud: Simulator, stranger: User, function: ProvisionFunction
+) -> None:
+    cloud.boot(delay_s=0.15)
+    with serving(stranger, "-v") as served, ThreadPoolExecutor(6) as programs:
+        assert served.ask("GET", "/api/tags").status == 200
+        assert function.asked == [], "looking wakes nobody"
+        answers = [programs.submit(served.generate) for _ in range(6)]
+        served.run.until(
+            lambda: served.status()["phase"] in ("docker", "image", "model", "warmup"), "its phase is shown"
+        )
+        for answer in answers:
+            assert whole(answer.result())
+        assert changes(cloud).count("create-instance") == 1
+        assert function.answers.count(200) == 1
+        assert set(function.answers) == {202, 200}
+        assert set(function.asked) == {(f"Bearer {TOKEN}", b'{"action":"provision"}')}
+        [seen] = cloud.instances()
+        assert served.status()["instance"]["id"] == seen.id
+        assert whole(served.generate())
+        assert function.answers.count(200) == 1
+        places = [served.run.out, str(served.status()), served.ask("GET", "/api/tags").body.decode()]
+        done = served.end().ended(0, "to what the provision function wakes")
+    assert [place for place in (*places, done.said) if TOKEN in place or seen.key in place] == []
+
+
+def test_an_instance_that_went_is_replaced_through_the_function(
+    cloud: Simulator, stranger: User, function: ProvisionFunction
+) -> None:
+    with serving(stranger) as served:
+        assert whole(served.generate())
+        cloud.remove()
+        assert whole(served.generate())
+        assert changes(cloud).count("create-instance") == 2
+        assert served.status()["wakes"] == 2
+
+
+def test_a_wrong_token_is_told_by_the_name_of_its_variable_and_creates_nothing(
+    cloud: Simulator, stranger: User, function: ProvisionFunction
+) -> None:
+    wrong = "another-secret-that-is-not-the-functions-own"
+    with serving(stranger, EXOLLAMA_FUNCTION_TOKEN=wrong) as served:
+        said = refused(served.generate())
+        assert "refuses EXOLLAMA_FUNCTION_TOKEN (401)" in said["error"]
+        done = served.end().ended(0, "refuses EXOLLAMA_FUNCTION_TOKEN (401)")
+    assert [place for place in (done.said, str(said)) if TOKEN in place or wrong in place] == []
+    assert function.answers == [401]
+    assert changes(cloud) == []
+
+
+def test_what_fails_behind_the_function_is_told_in_its_words(
+    cloud: Simulator, stranger: User, function: ProvisionFunction
+) -> None:
+    cloud.fault("create-instance", "quota", times=1 << 30)
+    with serving(stranger) as served:
+        said = refused(served.generate())
+        assert "The provision function failed (500): " in said["error"]
+        assert "quota" in said["error"]
+    cloud.clear_faults()
+    assert cloud.instances() == []
+
+
+def test_a_function_that_is_not_there_is_told_with_what_to_look_at(cloud: Simulator, stranger: User) -> None:
+    with serving(stranger, EXOLLAMA_PROVISION_URL="http://127.0.0.1:9/provision") as served:
+        said = refused(served.generate())
+        assert "The provision function does not answer: cannot connect to 127.0.0.1:9" in said["error"]
+        assert "Is EXOLLAMA_PROVISION_URL right" in said["error"]
+
+
+def test_settings_that_need_credentials_are_refused_before_anything_is_asked(
+    stranger: User, function: ProvisionFunction
+) -> None:
+    done = stranger.run("serve", "--no-provision", "--on-exit", "destroy")
+    done.ended(2, "--no-provision needs EXOSCALE_API_KEY", "--on-exit destroy needs EXOSCALE_API_KEY")
+    stranger.run("serve", EXOLLAMA_FUNCTION_TOKEN=None).ended(2, "EXOLLAMA_FUNCTION_TOKEN is not set")
+    assert function.asked == []
