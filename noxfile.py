@@ -124,6 +124,13 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 
+@nox.session
+def forwarder_benchmarks(session: nox.Session) -> None:
+    """Measure the forwarder beside nginx, some minutes on two processors; fails where a bound is missed."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.benchmarks.forwarding", *session.posargs)
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)
     nox.main()
