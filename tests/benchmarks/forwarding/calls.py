@@ -97,54 +97,56 @@ class Connections:
         raise TimeoutError(f"nothing arrived for {PATIENCE_S:.0f} s")
 
 
-def whole(sock: socket.socket, asked: bytes) -> int:
-    """Ask once, and return how many bytes the answer has."""
-    sock.settimeout(PATIENCE_S)
-    sock.sendall(asked)
-    answer = receive(sock)
-    while b"\r\n\r\n" not in answer:
-        answer += receive(sock)
-    head = answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-    length = _LENGTH.search(head)
-    if not head.startswith(b"HTTP/1.1 200 ") or not length:
+def size(answer: bytes) -> int | None:
+    """How many bytes an answer has that begins so; None where its head has not arrived."""
+    end = answer.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None
+    length = _LENGTH.search(answer, 0, end)
+    if not answer.startswith(b"HTTP/1.1 200 ") or not length:
         raise ValueError(f"an answer begins {answer[:200]!r}")
-    size = len(head) + int(length[1])
-    while len(answer) < size:
-        answer += receive(sock)
-    sock.setblocking(False)
-    return size
+    return end + int(length[1])
 
 
 def rate(args: argparse.Namespace) -> dict[str, Any]:
     """Requests per second, each sent once the answer before has arrived; what each costs a process (`--pid`)."""
     asked = request(direct=args.direct)
     connections = Connections(args.port, args.connections, tls=args.tls)
-    # Asked for once on each: connections behind are made, and every further answer is as long as the first.
-    (size,) = {whole(sock, asked) for sock in connections.sockets}
-    got = dict.fromkeys(connections.by_fd, 0)
-    answers, by_fd, ready = 0, connections.by_fd, connections.ready
+    _answers(connections, asked, 0.0)  # one each: connections behind are made
     used = cpu_s(args.pid) if args.pid else 0.0
-    began = monotonic()
-    until = began + args.seconds
+    answers, took = _answers(connections, asked, args.seconds)
+    used = cpu_s(args.pid) - used if args.pid else 0.0
+    return {"per_second": answers / took, "cpu_each_s": used / answers}
+
+
+def _answers(connections: Connections, asked: bytes, seconds: float) -> tuple[int, float]:
+    """Ask over and over for so long; how many answers came meanwhile, and how long that was."""
+    got, by_fd, ready = dict.fromkeys(connections.by_fd, b""), connections.by_fd, connections.ready
+    answers, counted, usual, under_way = 0, 0, 0, len(got)
+    asking, took, began = True, 0.0, monotonic()
     for sock in connections.sockets:
         sock.send(asked)
-    while (now := monotonic()) < until:
+    while under_way:
         for fd, _ in ready():
             sock = by_fd[fd]
             data = receive(sock)
-            length = got[fd] + len(data)
-            if not got[fd] and data and not data.startswith(b"HTTP/1.1 200 "):
-                raise ValueError(f"an answer begins {data[:200]!r}")
-            if length < size:
-                got[fd] = length
-                continue
-            if length > size:
-                raise ValueError("an answer is longer than the first was")
-            got[fd] = 0
+            if got[fd] or len(data) != usual or not data.startswith(b"HTTP/1.1 200 "):
+                data = got[fd] + data
+                expected = size(data)
+                if expected is None or len(data) < expected:
+                    got[fd] = data
+                    continue
+                if len(data) > expected:
+                    raise ValueError("an answer is longer than it says")
+                got[fd], usual = b"", expected
             answers += 1
-            sock.send(asked)
-    used = cpu_s(args.pid) - used if args.pid else 0.0
-    return {"per_second": answers / (now - began), "cpu_each_s": used / answers}
+            if asking:
+                sock.send(asked)
+            else:
+                under_way -= 1
+        if asking and (now := monotonic()) - began >= seconds:
+            asking, counted, took = False, answers, now - began
+    return counted, took
 
 
 def streams(args: argparse.Namespace) -> dict[str, Any]:
