@@ -42,6 +42,8 @@ _TOKEN = (
 )
 _CHUNK = b"%x\r\n" % len(_TOKEN % 0) + _TOKEN + b"\r\n"
 _END = b"0\r\n\r\n"
+_KEY = b": " + KEY + b"\r\n"  # whatever case the name is in
+_NO_STREAM = re.compile(rb'"stream": ?false')
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 
 
@@ -134,9 +136,9 @@ class Server:
             client.left = 0
             return
         for head, body in client.requests(data):
-            if b"X-Ollama-Key: " + KEY not in head:
+            if _KEY not in head:
                 client.send(_REFUSED)
-            elif b'"stream": false' in body:
+            elif _NO_STREAM.search(body):
                 client.send(_SHORT)
             else:
                 self._stream(client, json.loads(body)["options"])
