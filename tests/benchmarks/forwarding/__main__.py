@@ -178,16 +178,19 @@ def measure(args: argparse.Namespace, show: Callable[[Row], None]) -> list[Row]:
 
 def explained(rows: Sequence[Row]) -> str:
     """What limits the contestants, for whoever reads the table."""
-    said = ["Medians of alternating runs, least and most in brackets (quartiles, for the first token)."]
+    said = ["Medians of alternating runs; least and most in brackets, quartiles for the first token."]
     for row in rows:
         if row.unit == "1/s" and row.alone:
             spare = statistics.median(row.alone) / statistics.median(row.theirs)
-            limit = "the contestants limit" if spare >= 1.5 else "the rig limits at least nginx"
-            said.append(f"{row.what}: the rig alone does {spare:.1f} times what nginx does, so {limit}.")
+            limit = "the contestants limit, not the rig" if spare >= 1.5 else "the rig limits, at least nginx"
+            said.append(f"{row.what}: the rig alone does {spare:.1f} times as many as nginx, so {limit}.")
+        elif row.unit == "1/s":
+            said.append(f"{row.what}: here the rig is in C as well, and costs next to nothing; for the record only.")
         elif row.waited:
+            ours, theirs = (f"{share:.0%}" for share in row.waited)
             said.append(
-                f"{row.what}: {' and '.join(f'{share:.0%}' for share in row.waited)} of the time the forwarder "
-                "and nginx could have run but somebody else used their processor: that is in their lags."
+                f"{row.what}: for {ours} of the time the forwarder, for {theirs} nginx had something to do while "
+                "others had their processor. That is in the lags; on a quiet machine it is next to nothing."
             )
     return "\n".join(said)
 

@@ -104,17 +104,24 @@ class Rig:
     def __enter__(self) -> Rig:
         if self.processors:
             os.sched_setaffinity(0, {self.processors[1]})  # what is started inherits it
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        files = ["-keyout", str(self.key), "-out", str(self.certificate)]
-        make = ["openssl", "req", "-x509", *curve, "-subj", "/CN=benchmark", *files]
-        subprocess.run(make, check=True, capture_output=True)
         self._processes = Processes(self.folder)
+        try:
+            self._certify()
+        except BaseException:
+            self._processes.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._processes.close()
+
+    def _certify(self) -> None:
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        files = ["-keyout", str(self.key), "-out", str(self.certificate)]
+        make = ["openssl", "req", "-x509", *curve, "-subj", "/CN=benchmark", *files]
+        subprocess.run(make, check=True, capture_output=True)
 
     @property
     def fingerprint(self) -> str:
