@@ -63,6 +63,7 @@ class Contest:
                 ours=[one["per_second"] for one in ours],
                 theirs=[one["per_second"] for one in theirs],
                 alone=[alone["per_second"]],
+                waited=waited(ours, theirs),
                 at_least=0.6 if self.tls else 0.7,
             ),
             Row(
@@ -78,7 +79,6 @@ class Contest:
         options = ["--connections", STREAMS, "--rate", TOKENS_S, "--seconds", seconds]
         alone = self.rig.load("streams", self.upstream.port, *options, *self.direct)
         ours, theirs = self.turns(runs, lambda one: self.rig.load("streams", one.port, *options, "--pid", one.pid))
-        waited = [statistics.median(one["waited_s"] / one["took_s"] for one in runs) for runs in (ours, theirs)]
 
         def row(what: str, unit: str, name: str, factor: float, **more: Any) -> Row:
             return Row(
@@ -94,7 +94,7 @@ class Contest:
         p50, p99 = [alone["p50_s"] * 1e3], [alone["p99_s"] * 1e3]
         return [
             row(f"{lag}, p50", "ms", "p50_s", 1e3, alone=p50),
-            row(f"{lag}, p99", "ms", "p99_s", 1e3, alone=p99, waited=waited, at_most=bound[0]),
+            row(f"{lag}, p99", "ms", "p99_s", 1e3, alone=p99, waited=waited(ours, theirs), at_most=bound[0]),
             row("processor per token", "us", "cpu_per_token_s", 1e6, at_most=bound[1]),
             row(memory, "MB", "vmrss_mb", 1),
             row(f"{memory}, peak", "MB", "vmhwm_mb", 1, at_most=bound[2], value_bound=True),
@@ -122,6 +122,12 @@ class Contest:
             at_most=0.5 if self.tls else None,
             value_bound=True,
         )
+
+
+def waited(*contestants: list[Any]) -> tuple[list[float], list[float]]:
+    """What share of each run each of the two waited for its processor."""
+    ours, theirs = ([one["waited_s"] / one["took_s"] for one in runs] for runs in contestants)
+    return ours, theirs
 
 
 def wrk(rig: Rig, *, tls: bool, runs: int, seconds: int) -> Row:
@@ -186,12 +192,11 @@ def explained(rows: Sequence[Row]) -> str:
             said.append(f"{row.what}: the rig alone does {spare:.1f} times as many as nginx, so {limit}.")
         elif row.unit == "1/s":
             said.append(f"{row.what}: here the rig is in C as well, and costs next to nothing; for the record only.")
-        elif row.waited:
-            ours, theirs = (f"{share:.0%}" for share in row.waited)
-            said.append(
-                f"{row.what}: for {ours} of the time the forwarder, for {theirs} nginx had something to do while "
-                "others had their processor. That is in the lags; on a quiet machine it is next to nothing."
-            )
+    if any(any(row.waited) for row in rows):
+        said.append(
+            "Share of the time that others used the contestants' processor, and the run in which they did least:"
+        )
+        said += [f"  {row.what}: {row.calmest()}" for row in rows if any(row.waited)]
     return "\n".join(said)
 
 

@@ -113,10 +113,12 @@ def rate(args: argparse.Namespace) -> dict[str, Any]:
     asked = request(direct=args.direct)
     connections = Connections(args.port, args.connections, tls=args.tls)
     _answers(connections, asked, 0.0)  # one each: connections behind are made
-    used = cpu_s(args.pid) if args.pid else 0.0
+    before = (cpu_s(args.pid), waited_s(args.pid)) if args.pid else (0.0, 0.0)
     answers, took = _answers(connections, asked, args.seconds)
-    used = cpu_s(args.pid) - used if args.pid else 0.0
-    return {"per_second": answers / took, "cpu_each_s": used / answers}
+    found = {"per_second": answers / took, "took_s": took}
+    if args.pid:
+        found |= {"cpu_each_s": (cpu_s(args.pid) - before[0]) / answers, "waited_s": waited_s(args.pid) - before[1]}
+    return found
 
 
 def _answers(connections: Connections, asked: bytes, seconds: float) -> tuple[int, float]:

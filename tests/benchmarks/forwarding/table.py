@@ -23,8 +23,8 @@ class Row:
     at_most: float | None = None
     value_bound: bool = False
     """Whether the bound is on the forwarder's own median although there is something to compare it with."""
-    waited: Sequence[float] = ()
-    """What share of the time each of the two had something to do but not its processor."""
+    waited: tuple[Sequence[float], Sequence[float]] = ((), ())
+    """What share of each run the forwarder, and nginx, had something to do while others had their processor."""
 
     @property
     def ratio(self) -> float | None:
@@ -42,6 +42,14 @@ class Row:
             self.at_most is None or self.bound_on <= self.at_most
         )
 
+    def calmest(self) -> str:
+        """How much others used the contestants' processor, and what was measured where they did least."""
+        said = []
+        for name, values, shares in zip(("forwarder", "nginx"), (self.ours, self.theirs), self.waited, strict=True):
+            least, value = min(zip(shares, values, strict=True))
+            said.append(f"{name} {statistics.median(shares):.0%}, and {_short(value)} {self.unit} at {least:.0%}")
+        return "; ".join(said)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "what": self.what,
@@ -49,7 +57,7 @@ class Row:
             "forwarder": [round(value, 4) for value in self.ours],
             "nginx": [round(value, 4) for value in self.theirs],
             "rig_alone": [round(value, 4) for value in self.alone],
-            "waited": [round(value, 4) for value in self.waited],
+            "waited": [[round(value, 4) for value in shares] for shares in self.waited],
             "ratio": None if self.ratio is None else round(self.ratio, 3),
             "at_least": self.at_least,
             "at_most": self.at_most,
