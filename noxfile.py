@@ -132,6 +132,38 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 
+@nox.session
+def forwarder_benchmarks(session: nox.Session) -> None:
+    """Measure the forwarder beside nginx, some minutes on two processors; fails where a bound is missed."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.benchmarks.forwarding", *session.posargs)
+
+
+# Of LiteLLM exactly this release, and of what it needs none newer: 1.82.7 and 1.82.8 were malicious
+# (github.com/BerriAI/litellm, issue 24512), and 1.107.0 of October 2026 is said to have been, and is withdrawn.
+RIVALS = {
+    "mitmproxy": ["mitmproxy>=11"],
+    "litellm": ["--only-binary", ":all:", "--exclude-newer", "2026-09-01", "litellm[proxy]==1.99.0"],
+}
+
+
+@nox.session(venv_backend="uv")
+def forwarder_rivals(session: nox.Session) -> None:
+    """Measure the forwarder beside mitmproxy and LiteLLM, which are installed for this only; without bounds."""
+    install(session, "simulator")
+    folder = Path(session.create_tmp()).absolute()
+    for name, what in RIVALS.items():
+        python = folder / name / "bin/python"
+        session.run_install("uv", "venv", "--quiet", "--allow-existing", str(folder / name), external=True)
+        # One that cannot be installed is said to be missing; the others are measured.
+        may_fail = range(256)
+        session.run_install(
+            "uv", "pip", "install", "-q", "-p", str(python), *what, external=True, success_codes=may_fail
+        )
+    given = [f"--{name}={folder / name}" for name in RIVALS]
+    session.run("python", "-m", "tests.benchmarks.forwarding.rivals", *given, *session.posargs)
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)
     nox.main()

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import socket
 import ssl
+from asyncio import sslproto
 from typing import TYPE_CHECKING, Final, cast
 
 from client.http1 import MAX_HEAD, BadMessage, Body, ResponseHead, UntilClose, parse_response
@@ -23,6 +24,10 @@ CONNECT_S: Final = 5.0
 IDLE_S: Final = 50.0
 """How long a connection is kept unused; nginx closes them after 75 s, and a request must not meet that."""
 MAX_IDLE: Final = 256
+
+# What asyncio sets aside, and writes all over, for each connection with TLS: 256 KiB, which is 64 MiB for 256 streams.
+# A record of TLS is 16 KiB and a little.
+sslproto.SSLProtocol.max_size = 32 << 10
 
 
 class Unreached(Exception):
