@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
 import socket
 import ssl
-from asyncio import sslproto
 from typing import TYPE_CHECKING, Final, cast
 
 from client.http1 import MAX_HEAD, BadMessage, Body, ResponseHead, UntilClose, parse_response
+from client.tls import ROOM, Tls, pinned_context
 
 if TYPE_CHECKING:
     from client.exchange import Exchange
@@ -25,22 +24,9 @@ IDLE_S: Final = 50.0
 """How long a connection is kept unused; nginx closes them after 75 s, and a request must not meet that."""
 MAX_IDLE: Final = 256
 
-# What asyncio sets aside, and writes all over, for each connection with TLS: 256 KiB, which is 64 MiB for 256 streams.
-# A record of TLS is 16 KiB and a little.
-sslproto.SSLProtocol.max_size = 32 << 10
-
 
 class Unreached(Exception):
     """No connection to the instance, or none that is its own."""
-
-
-def pinned_context() -> ssl.SSLContext:
-    """TLS as the instance speaks it. Its certificate is nobody's but its own: the pin is what is checked."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
 
 
 class Pool:
@@ -73,24 +59,19 @@ class Pool:
         return None
 
     async def connect(self) -> Upstream:
-        """A new connection. Raises Unreached."""
+        """A new connection, once whoever answers has shown the pinned certificate. Raises Unreached."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, up = await loop.create_connection(
-                    lambda: Upstream(self),
-                    self.address,
-                    self.port,
-                    ssl=self._context,
-                    server_hostname="" if self._context else None,
+                    lambda: Upstream(self, Tls(self._context) if self._context else None), self.address, self.port
                 )
+                fingerprint = await up.handshake()
         except (OSError, TimeoutError) as error:
             raise Unreached(f"{self.address}:{self.port}: {type(error).__name__} {error}"[:200]) from None
-        if self._fingerprint:
-            certificate = up.transport.get_extra_info("ssl_object").getpeercert(binary_form=True) or b""
-            if not hmac.compare_digest(hashlib.sha256(certificate).hexdigest(), self._fingerprint):
-                up.transport.abort()
-                raise Unreached(f"{self.address}:{self.port} has another certificate than it had.")
+        if self._fingerprint and not hmac.compare_digest(fingerprint, self._fingerprint):
+            up.transport.abort()
+            raise Unreached(f"{self.address}:{self.port} has another certificate than it had.")
         _watch(up.transport.get_extra_info("socket"))
         return up
 
@@ -132,22 +113,73 @@ def _watch(sock: socket.socket) -> None:
 class Upstream(asyncio.BufferedProtocol):
     """One connection to the instance."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, tls: Tls | None) -> None:
         self.pool = pool
         self.transport: asyncio.Transport
+        self._secured: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
         self.used = False
         """Whether it has answered before: then it may have ended by now without anybody's fault."""
+        self._tls = tls
         self._partial = b""
         self._head: ResponseHead | None = None
         self._body: Body | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        if self._tls:
+            self._shake_hands(self._tls, b"")
+        else:
+            self._secured.set_result("")
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        return self.pool.view
+        return self.pool.view[:-ROOM]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        tls, view = self._tls, self.pool.view
+        if tls is None:
+            self._received(bytes(view[:nbytes]))
+        elif not self._secured.done():
+            self._shake_hands(tls, view[:nbytes])
+        else:
+            self._decrypt(tls, view, nbytes)
+
+    async def handshake(self) -> str:
+        """The fingerprint of whoever answers, once TLS stands; empty without TLS. Raises OSError."""
+        try:
+            return await self._secured
+        except BaseException:
+            self.transport.abort()
+            raise
+
+    def _unsecured(self, error: Exception) -> None:
+        self._secured.set_exception(error)
+        self._secured.exception()  # heard, also where whoever wanted the connection has left
+
+    def _shake_hands(self, tls: Tls, data: bytes | memoryview) -> None:
+        try:
+            fingerprint = tls.handshake(data)
+        except ssl.SSLError as error:
+            self._unsecured(error)
+            self.transport.abort()
+            return
+        self.transport.write(tls.outgoing())
+        if fingerprint:
+            self._secured.set_result(fingerprint)
+
+    def _decrypt(self, tls: Tls, view: memoryview, nbytes: int) -> None:
+        try:
+            data = tls.decrypt(view, nbytes)
+        except ssl.SSLError as error:
+            self._lost(f"the connection ended ({error})")
+            return
+        if data:
+            self._received(data)
+        if answer := tls.outgoing():
+            self.transport.write(answer)
+        if tls.ended:
+            self._ended(properly=True)
 
     # -- the request
 
@@ -156,14 +188,14 @@ class Upstream(asyncio.BufferedProtocol):
         self.exchange = exchange
         exchange.up = self
         self._partial, self._head, self._body = b"", None, None
-        self.transport.write(exchange.outgoing(self.pool.hop))
+        self.write(exchange.outgoing(self.pool.hop))
         if exchange.down.stuffed:
             self.transport.pause_reading()
 
     def write(self, data: bytes) -> None:
-        """Send more of the body."""
+        """Send more of a request."""
         if data:
-            self.transport.write(data)
+            self.transport.write(self._tls.encrypt(data) if self._tls else data)
 
     def drop(self) -> None:
         """Nobody waits for the answer any more: end the connection, and with it what the instance does for it."""
@@ -180,8 +212,7 @@ class Upstream(asyncio.BufferedProtocol):
 
     # -- the answer
 
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self.pool.view[:nbytes])
+    def _received(self, data: bytes) -> None:
         if self.exchange is None:
             self.transport.abort()  # nobody asked
             return
@@ -250,22 +281,20 @@ class Upstream(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         # At once: asyncio's own end would wait until whoever has ended has taken what is still to be sent.
+        self._ended(properly=self._tls is None)
+
+    def _ended(self, *, properly: bool) -> None:
+        """Nothing more will come; `properly`: whoever said so is who sent the rest."""
         if self.exchange is None:
             self.transport.abort()
-        elif isinstance(self._body, UntilClose) and self._properly():
+        elif properly and isinstance(self._body, UntilClose):
             self._over(self.exchange, clean=False)
         else:
             self._lost("the connection ended (closed)")
 
-    def _properly(self) -> bool:
-        """Whether the instance said that this is the end; asyncio calls so also what only TCP had beneath TLS."""
-        tls = self.transport.get_extra_info("ssl_object")
-        try:
-            return tls is None or not tls.read(1)
-        except ssl.SSLError:
-            return False
-
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._secured.done():
+            self._unsecured(exc or ConnectionError("it ended before TLS stood"))
         if self.exchange is None:
             self.pool.forget(self)
         else:

@@ -197,14 +197,15 @@ def test_a_forwarder_that_closes_finishes_what_is_under_way_and_takes_nothing_ne
 
 def test_a_forwarder_that_closes_cuts_after_its_time_and_counts() -> None:
     with relay() as it:
-        it.source.open.clear()
         programs = [it.program() for _ in range(3)]
+        fars = []
         for program in programs:
             program.send(post())
-        it.wait(lambda: it.forwarder.keeper.held == 3)
+            fars.append(it.far.accept())
+            fars[-1].message()
         with closing(it, 0.05) as cut:
-            for program in programs:
-                program.ends()
+            for one in (*programs, *fars):
+                one.ends()
         assert cut == [3]
         assert it.forwarder.active == 0
 
