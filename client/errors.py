@@ -27,6 +27,10 @@ class NoInstance(ExollamaError):
     exit_code = 3
 
 
+class Vanished(ExollamaError):
+    """The instance that this run made was removed by somebody else while it was waited for: the next run makes one."""
+
+
 class ClockError(ExollamaError):
     """The local clock and the API's differ by more than ten minutes, so nothing is acted upon."""
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from client.boot import Board
-from client.errors import BootFailed, Draining, ExollamaError, NoInstance, Unreachable
+from client.errors import BootFailed, Draining, ExollamaError, NoInstance, Unreachable, Vanished
 from client.exchange import Exchange, Refusal, Reply, error
 from client.model import printable
 from client.source import Place, Source
@@ -30,7 +30,7 @@ MAX_HELD: Final = 256
 MAX_HELD_BYTES: Final = 64 << 20
 LOOK_S: Final = 5.0
 """How long a request that wakes nobody waits for a look; and how long it stands that there is nothing."""
-_PASSING: Final = (NoInstance, Draining, Unreachable)
+_PASSING: Final = (NoInstance, Draining, Unreachable, Vanished)
 """What a wake may end with although the next one succeeds: the instance went away beneath it."""
 _TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 30.0

@@ -20,6 +20,7 @@ from client.errors import (
     NotFound,
     OperationFailed,
     Unreachable,
+    Vanished,
 )
 from client.model import Instance, owned_live
 from client.settings import Secret
@@ -174,7 +175,7 @@ class Provisioning:
         try:
             return self.cloud.get_instance(self.created)
         except NotFound:
-            raise ExollamaError(
+            raise Vanished(
                 f"Instance {self.created}, made by this run, was removed by somebody else while it was waited for. "
                 "Run this again for a new one."
             ) from None
