@@ -110,10 +110,10 @@ def search(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Let every fault befall every call, kill between any two, and hammer the fence for some minutes."""
+    """Let every fault befall every call, kill between any two, hammer the fence and soak the forwarder for minutes."""
     install(session, "test")
-    env = {"EXOLLAMA_FAULTS": "all", "EXOLLAMA_FENCE_REQUESTS": "5000"}
-    files = ["test_faults_everywhere.py", "test_kills_everywhere.py", "test_fence.py"]
+    env = {"EXOLLAMA_FAULTS": "all", "EXOLLAMA_FENCE_REQUESTS": "5000", "EXOLLAMA_SOAK_REQUESTS": "15000"}
+    files = ["test_faults_everywhere.py", "test_kills_everywhere.py", "test_fence.py", "test_forwarder_soak.py"]
     session.run("python", "-X", "dev", "-m", "pytest", *(f"tests/system/{file}" for file in files), env=env)
 
 
