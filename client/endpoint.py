@@ -232,8 +232,6 @@ class Endpoint:
             )
         if status == 503 and mark == "draining":
             raise Draining(f"{self.url} takes no new requests (fenced): somebody is about to remove the instance.")
-        if status == 502 and mark == "silent":
-            raise Unreachable(f"{self.url}: nginx is up, but Ollama behind it is not (yet).")
         raise OllamaError(f"{self.url} answered {status}: {words}", status=status)
 
     def _connect(self) -> http.client.HTTPSConnection:
