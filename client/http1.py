@@ -207,7 +207,7 @@ class RequestHead:
 class ResponseHead:
     """An answer's head. `length` is None where its body is not counted in bytes."""
 
-    __slots__ = ("chunked", "close", "draining", "fields", "length", "line", "minor", "silent", "status")
+    __slots__ = ("chunked", "close", "draining", "fields", "length", "line", "minor", "status")
 
     def __init__(self, line: bytes) -> None:
         self.line = b"HTTP/1.1" + line[8:] if len(line) > 12 else b"HTTP/1.1" + line[8:] + b" "
@@ -218,9 +218,6 @@ class ResponseHead:
         self.chunked = False
         self.close = not self.minor
         self.draining = False
-        """It is the fence's: the instance takes no new requests."""
-        self.silent = False
-        """It is nginx's own, in the place of one that Ollama did not give."""
 
     def body(self, method: bytes) -> Body:
         """What follows the body to its end, in an answer to a request of that method (RFC 9112, section 6.3)."""
@@ -339,9 +336,7 @@ def parse_response(raw: bytes) -> ResponseHead:
         raise BadMessage(502, f"the answer's head: {error.reason}") from None
     if head.status < 200 or head.status == 204:
         del head.fields[count:]  # no body can follow, so nothing may speak of one (RFC 9110, section 8.6)
-    mark = seen.get(b"x-exollama")
-    head.draining = head.status == 503 and mark == b"draining"
-    head.silent = head.status == 502 and mark == b"silent"
+    head.draining = head.status == 503 and seen.get(b"x-exollama") == b"draining"
     return head
 
 

@@ -247,9 +247,6 @@ class Upstream(asyncio.BufferedProtocol):
         if head.draining:
             self._lost("it takes no new requests (fenced)", draining=True)
             return
-        if head.silent:
-            self._lost("Ollama ended before its answer began")
-            return
         exchange.answered = True
         exchange.kept = None
         self._head, self._body = head, head.body(exchange.head.method)
