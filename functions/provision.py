@@ -25,6 +25,10 @@ from functions.transport import urllib3_send
 
 log = logging.getLogger("exollama.provision")
 
+_LOST = 2
+_SILENT, _SILENT_S = 15, 1.0
+"""How often, and how far apart, an Ollama that is being restarted is asked for its model."""
+
 
 def run(
     settings: Settings,
@@ -73,7 +77,7 @@ def run(
     )
     found = protocol.run(wait=wait)
     if wait and found.status:
-        _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, ticker.progress)
+        _ensure_model(Endpoint.of(found.instance, found.key), settings.model, note, ticker.progress, ticker.sleep)
     if not protocol.created:
         _report_differences(cloud, found, settings, note)
     for finish in tidying:
@@ -81,19 +85,30 @@ def run(
     return _result(found, settings)
 
 
-def _ensure_model(endpoint: Endpoint, model: str, note: Callable[[str], None], progress: Progress) -> None:
-    for last in (False, True):  # it only asks, so a connection that was lost costs no boot that was waited for
+def _ensure_model(
+    endpoint: Endpoint,
+    model: str,
+    note: Callable[[str], None],
+    progress: Progress,
+    sleep: Callable[[float], None],
+) -> None:
+    lost = silent = 0
+    while True:  # it only asks, so neither a lost connection nor a restarting Ollama costs a boot that was waited for
         try:
             with endpoint.request("POST", "/api/show", {"model": model}, timeout_s=60.0) as answer:
                 answer.read()
             return
         except Unreachable:
-            if last:
+            lost += 1
+            if lost == _LOST:
                 raise
         except OllamaError as error:
-            if error.status != 404:
+            if error.status == 404:
+                break
+            silent += 1
+            if error.status != 502 or silent == _SILENT:  # nginx says so where Ollama is silent
                 raise
-            break
+            sleep(_SILENT_S)
     note(f"The instance has another model; pulling {model}.")
     pull(endpoint, model, progress)
 

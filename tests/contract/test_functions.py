@@ -249,6 +249,30 @@ def test_another_model_is_pulled_onto_an_existing_instance_and_other_differences
     assert "EXOSCALE_IDLE_TIMEOUT (its own: 1800, set: 60)" in notes[-1]
 
 
+@pytest.mark.parametrize(("silent", "ends"), [(3, None), (99, "silent; try again"), (1, None)])
+def test_an_ollama_that_is_being_restarted_costs_no_boot_that_was_waited_for(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch, silent: int, ends: str | None
+) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    plain = Agent.request
+    asked = iter(range(silent))
+
+    @contextmanager
+    def request(self: Agent, method: str, path: str, payload: object, **more: object) -> Iterator[Any]:
+        with plain(self, method, path, payload, **more) as answer:
+            if next(asked, None) is not None:
+                raise OllamaError("it is silent; try again", status=502)
+            yield answer
+
+    monkeypatch.setattr(Agent, "request", request)
+    if ends:
+        with pytest.raises(OllamaError, match=ends):
+            provision.run(settings(), **zones.injected)
+        assert next(asked, None) == 15
+    else:
+        assert provision.run(settings(), **zones.injected)["phase"] == "ready"
+
+
 def leftover(**changes: Any) -> dict[str, Any]:
     """One of another name that only a reaper has a use for."""
     labels = label_map(activity=IDLE, name="nother")

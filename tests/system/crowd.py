@@ -1,7 +1,8 @@
 """Programs that use a forwarder in every way that programs do, and the ledger of what became of each request.
 
 A request is `done` once all of its answer is there and found to be its own; `refused` by a 503 that says when to ask
-again; `broken` where the answer ended before its end; `behind` where an earlier one on its connection broke; `left` by
+again; `silent` where nginx answered 502 in the place of an Ollama that was killed, which is passed on as it is;
+`broken` where the answer ended before its end; `behind` where an earlier one on its connection broke; `left` by
 its own program. Anything else is lost. Neighbours: `tests.system.mishaps` breaks them, test_forwarder_soak.py judges.
 """
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEPT = 1 << 20
+ENDS = ("done", "refused", "silent", "broken", "behind", "left")
 TIMEOUT_S = 60.0
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -56,19 +58,18 @@ class Ledger:
 
     @property
     def lost(self) -> list[Request]:
-        return [r for r in self.requests if r.how not in ("done", "refused", "broken", "behind", "left")]
+        return [r for r in self.requests if r.how not in ENDS]
 
     def table(self) -> Iterator[str]:
         """A line for each kind, and one for all."""
-        columns = ("done", "refused", "broken", "behind", "left")
         rows = {kind: Counter[str]() for kind in sorted({r.kind for r in self.requests})} | {"all": Counter()}
         for request in self.requests:
             for row in (rows[request.kind], rows["all"]):
                 row["asked"] += 1
-                row[request.how if request.how in columns else "lost"] += 1
-        yield "".join([f"{'':<16}", *(f"{name:>8}" for name in ("asked", *columns, "lost"))])
+                row[request.how if request.how in ENDS else "lost"] += 1
+        yield "".join([f"{'':<16}", *(f"{name:>8}" for name in ("asked", *ENDS, "lost"))])
         for kind, row in rows.items():
-            yield "".join([f"{kind:<16}", *(f"{row[name]:>8}" for name in ("asked", *columns, "lost"))])
+            yield "".join([f"{kind:<16}", *(f"{row[name]:>8}" for name in ("asked", *ENDS, "lost"))])
 
 
 class Stream(io.BufferedReader):
@@ -166,7 +167,7 @@ class Program(threading.Thread):
             requests = [self.request("pipelined") for _ in paths]
             wire.plain.sendall(b"".join(self.text(r, path) for r, path in zip(requests, paths, strict=True)))
             for number, (request, path) in enumerate(zip(requests, paths, strict=True)):
-                if not self.take(wire, request, path):
+                if not self.take(wire, request, path) and request.how != "silent":
                     for behind in requests[number + 1 :]:
                         behind.how, behind.end = "behind" if request.how == "broken" else "", time.monotonic()
                     return
@@ -305,6 +306,9 @@ class Program(threading.Thread):
         """Say how it ended. Raises Wrong, and what reading JSON of another shape raises."""
         if answer.status == 503 and request.large and answer.headers["Retry-After"] and json.loads(body)["error"]:
             request.how = "refused"
+            return
+        if answer.status == 502 and b"Ollama or the agent is silent" in body:
+            request.how = "silent"
             return
         if answer.status != 200:
             raise Wrong(f"{answer.status} {body[:300]!r} to {path}")

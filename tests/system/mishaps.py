@@ -36,6 +36,10 @@ from tests.system.crowd import Ledger, Request
 
 SLACK_S = 0.3
 """How much later than its bytes were there a busy program notes the first of an answer."""
+DOWN_S = 3.0
+"""How long an Ollama that was killed may take to be back."""
+SILENCING = ("Ollama killed", "deleted", "powered off", "deleted booting")
+"""What ends Ollama before nginx, or alone."""
 UNREAD_BYTES = 4096
 
 
@@ -243,8 +247,12 @@ class Mishaps:
     def blame(self, request: Request) -> Mishap | None:
         """The mishap that broke an answer: it was to an instance that was born before, and met it on its way."""
         assert request.first
+        silent = request.how == "silent"
+        after_s = DOWN_S if silent else SLACK_S
         for mishap in self.done:
-            met = mishap.began <= request.end and request.first <= mishap.ended + SLACK_S
+            if silent and mishap.kind not in SILENCING:
+                continue
+            met = mishap.began <= request.end and request.first <= mishap.ended + after_s
             if mishap.cuts and met and self.book.lives[mishap.id].began < request.first:
                 return mishap
         return None

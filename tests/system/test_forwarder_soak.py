@@ -126,8 +126,8 @@ class Soak:
     # -- what came of it
 
     def breaks(self) -> Iterator[tuple[str, str]]:
-        """Of each broken answer, its kind and what broke it."""
-        for request in self.ledger.of("broken"):
+        """Of each answer that broke, or that Ollama never gave, its kind and what is to blame."""
+        for request in self.ledger.of("broken") + self.ledger.of("silent"):
             blamed = self.mishaps.blame(request)
             yield request.kind, blamed.kind if blamed else f"nobody knows: {request}"
 

@@ -1,4 +1,4 @@
-"""What passes by itself and no program is told of: an instance that vanished as it was made, an Ollama that ended."""
+"""What passes by itself and no program is told of: an instance that vanished as it was made."""
 
 import asyncio
 
@@ -6,7 +6,6 @@ import pytest
 
 from client.boot import Board
 from client.errors import BootFailed, ExollamaError, Vanished
-from client.http1 import parse_response
 from client.keeper import Keeper
 from client.settings import Secret
 from client.source import Place
@@ -69,13 +68,3 @@ def test_not_more_than_three_are_made_and_a_boot_that_failed_is_not_repeated(mon
     with pytest.raises(BootFailed):
         wake(source, monkeypatch)
     assert source.asked == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "mark", "silent"),
-    [(502, "X-Exollama: silent\r\n", True), (502, "", False), (503, "X-Exollama: silent\r\n", False)],
-)
-def test_only_nginxs_own_502_stands_for_no_answer(status: int, mark: str, silent: bool) -> None:
-    head = parse_response(f"HTTP/1.1 {status} Word\r\n{mark}Content-Length: 0\r\n\r\n".encode())
-    assert head.silent is silent
-    assert not head.draining
