@@ -44,6 +44,9 @@ TCP_OPEN = {"02", "01", "08"}
 UNREAD_BYTES = 4096
 UNREAD_S = 3600.0
 
+# What a listing takes at most: a dashboard that polls must not pass for somebody who waits for a model.
+LISTING_S = 0.9
+
 Answer = tuple[int, dict[str, Any] | None]
 Mark = tuple[int, int]
 
@@ -199,10 +202,10 @@ def kernel_address(address: str) -> str:
     return f"{socket.inet_aton(host)[::-1].hex() if host else ''}:{int(port):04x}".upper()
 
 
-def requests_open(table: list[list[str]], upstream: str) -> int:
+def requests_open(table: list[list[str]], upstream: str) -> set[str]:
     """Connections to Ollama: nginx opens one for each request that it lets through, and keeps none."""
     remote = kernel_address(upstream)
-    return sum(row[2] == remote and row[3] in TCP_OPEN for row in table)
+    return {row[1] for row in table if row[2] == remote and row[3] in TCP_OPEN}
 
 
 def answers_unread(table: list[list[str]], listen: str) -> int:
@@ -237,6 +240,7 @@ class Agent:
         self.size, self.touches = kept["size"], kept["touches"]
         self.active_at, self.since = kept["active_at"], kept["since"]
         self.retry_at = 0.0
+        self.open: dict[str, float] = {}
         self.keep()
 
     def keep(self) -> None:
@@ -263,14 +267,15 @@ class Agent:
         return size // 2, self.touches
 
     def in_flight(self) -> int:
-        """How many requests are under way; the open ones are activity, too."""
-        table = sockets()
-        count = requests_open(table, self.policy["upstream"])
-        if count or self.boot()["phase"] not in ("ready", "failed"):
-            self.active_at = boottime()
+        """How many requests are under way. One that takes long is activity, too; a short one is once nginx logs it."""
+        table, now = sockets(), boottime()
+        self.open = {one: self.open.get(one, now) for one in requests_open(table, self.policy["upstream"])}
+        long = any(now - began >= LISTING_S for began in self.open.values())
+        if long or self.boot()["phase"] not in ("ready", "failed"):
+            self.active_at = now
             self.keep()
-        slow = boottime() - self.active_at < UNREAD_S
-        return max(count, answers_unread(table, self.listen) if slow else 0)
+        slow = now - self.active_at < UNREAD_S
+        return max(len(self.open), answers_unread(table, self.listen) if slow else 0)
 
     def sample(self) -> int:
         """Note what goes on, once a second and at each question; returns the number in flight."""

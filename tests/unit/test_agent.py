@@ -281,10 +281,10 @@ def row(local: str, remote: str, state: str, unsent: int = 0) -> list[str]:
 
 def test_requests_are_the_connections_to_ollama_that_nginx_still_has_open() -> None:
     ollama, other = "0100007F:2CAA", "0200007F:2CAA"
-    table = [row("0100007F:9000", ollama, f"{state:02X}") for state in range(1, 12)]
-    assert agent.requests_open(table, "127.0.0.1:11434") == 3, "established, connecting, closed by Ollama alone"
-    assert agent.requests_open([row("0100007F:9000", other, "01")], "127.0.0.1:11434") == 0
-    assert agent.requests_open([row(ollama, "0100007F:9000", "01")], "127.0.0.1:11434") == 0, "Ollama's own side"
+    table = [row(f"0100007F:90{state:02X}", ollama, f"{state:02X}") for state in range(1, 12)]
+    assert len(agent.requests_open(table, "127.0.0.1:11434")) == 3, "established, connecting, closed by Ollama alone"
+    assert agent.requests_open([row("0100007F:9000", other, "01")], "127.0.0.1:11434") == set()
+    assert agent.requests_open([row(ollama, "0100007F:9000", "01")], "127.0.0.1:11434") == set(), "Ollama's own side"
 
 
 def test_unread_answers_are_the_clients_connections_with_bytes_to_send() -> None:
