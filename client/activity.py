@@ -8,7 +8,7 @@ errors only.
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from client import labels
@@ -42,11 +42,12 @@ def due(instance: Instance, now: datetime) -> bool:
     return last is None or (now - last).total_seconds() >= quarter_s(instance)
 
 
-def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool:
-    """Write the API's present time into the activity label; True where it was written.
+def record(store: LabelStore, instance_id: str, *, used_ago_s: float = 0.0, always: bool = False) -> bool:
+    """Write into the activity label when it was used, so many seconds ago by the API's time; True where it was written.
 
-    Skipped where the label is younger than a quarter of the idle timeout (unless `always`), the instance is gone, or
-    its labels show no ownership. Raises Conflict or OperationFailed where it stays busy, and what the API raises.
+    Skipped where the label is not older than that by a quarter of the idle timeout (unless `always`), the instance is
+    gone, or its labels show no ownership. Raises Conflict or OperationFailed where it stays busy, and what the API
+    raises.
     """
     ours: datetime | None = None
     for attempt in range(_ATTEMPTS):
@@ -55,13 +56,13 @@ def record(store: LabelStore, instance_id: str, *, always: bool = False) -> bool
         if current is None or not current.owned:
             log.warning("instance %s is gone or no longer ours: activity not recorded", instance_id)
             return False
-        last = current.activity(now)
+        last, used = current.activity(now), now - timedelta(seconds=used_ago_s)
         if ours:
             if last and last >= ours:
                 return True  # read again: it stands
-        elif not always and not due(current, now):
+        elif not always and last and (used - last).total_seconds() < quarter_s(current):
             return False
-        moment = max(now, last or now).replace(microsecond=0)
+        moment = max(used, last or used).replace(microsecond=0)
         repairing = ours is not None
         try:
             store.put_labels(instance_id, {**current.labels, labels.ACTIVITY: labels.time(moment)})

@@ -14,23 +14,42 @@ from urllib.parse import unquote_to_bytes
 from client.exchange import Reply, error
 
 _USES: Final = re.compile(rb"/api/(?:generate|chat|embed|embeddings|pull|create|blobs/.*)|/v1/.*", re.DOTALL)
+_OURS: Final = re.compile(rb"(?:^|/)\.exollama", re.IGNORECASE)
+_SHOW: Final = b"/api/show"
+_LOADS: Final = (b"/api/generate", b"/api/chat")
 _EMBEDS: Final = re.compile(r"embed|bge|minilm|e5", re.IGNORECASE)
 _EPOCH: Final = "1970-01-01T00:00:00Z"
 
 
 def is_use(method: bytes, path: bytes) -> bool:
-    """Whether a request uses a model, or brings one. Escapes in a path are read as Ollama and nginx read them."""
-    return method == b"POST" and _USES.fullmatch(unquote_to_bytes(path) if b"%" in path else path) is not None
+    """Whether a request uses a model, or brings one. A path is read as nginx reads it, escapes, dots and all."""
+    return method == b"POST" and _USES.fullmatch(_plain(path)) is not None
 
 
 def is_ours(path: bytes) -> bool:
     """Whether a path is one of the agent's or of the forwarder's own, however it is written."""
-    return b".exollama" in unquote_to_bytes(path).lower()
+    return _OURS.search(unquote_to_bytes(path) if b"%" in path else path) is not None
 
 
 def needs_body(method: bytes, path: bytes) -> bool:
-    """Whether `answer` has to see the body."""
-    return method == b"POST" and path == b"/api/show"
+    """Whether `answer` or `unloaded` has to see the body."""
+    return method == b"POST" and path in (_SHOW, *_LOADS)
+
+
+def unloaded(path: bytes, body: bytes) -> Reply | None:
+    """The answer to a request that only has a model unloaded, as `ollama stop` does: none is loaded. Else None."""
+    said = _object(body) if path in _LOADS else {}
+    stays = said.get("keep_alive")
+    if (
+        isinstance(stays, bool)
+        or stays not in (0, "0", "0s")
+        or any(said.get(name) for name in ("prompt", "messages", "input"))
+    ):
+        return None
+    answer = {"model": said.get("model"), "created_at": _EPOCH, "done": True, "done_reason": "unload"}
+    if path == b"/api/chat":
+        return _json(answer | {"message": {"role": "assistant", "content": ""}})
+    return _json(answer | {"response": ""})
 
 
 def answer(method: bytes, path: bytes, body: bytes, *, model: str, version: str) -> Reply:
@@ -41,7 +60,7 @@ def answer(method: bytes, path: bytes, body: bytes, *, model: str, version: str)
             return found
         if path.startswith(b"/api/blobs/"):
             return error(404, "no instance is running, and none keeps blobs from one life to the next")
-    elif needs_body(method, path):
+    elif method == b"POST" and path == _SHOW:
         asked = _asked(body)
         if asked in ("", model, model.removesuffix(":latest"), f"{model}:latest"):
             return _json(_shown(model))
@@ -75,11 +94,29 @@ def _listed(path: bytes, model: str, version: str) -> Reply | None:
 
 
 def _asked(body: bytes) -> str:
+    said = _object(body)
+    return str(said.get("model") or said.get("name") or "")
+
+
+def _object(body: bytes) -> dict[str, Any]:
     try:
         said = json.loads(body or b"{}")
     except (ValueError, RecursionError):
-        said = {}
-    return str(said.get("model") or said.get("name") or "") if isinstance(said, dict) else ""
+        said = None
+    return said if isinstance(said, dict) else {}
+
+
+def _plain(path: bytes) -> bytes:
+    """A path without escapes, empty parts and dots."""
+    if b"%" not in path and b"//" not in path and b"/." not in path:
+        return path
+    parts: list[bytes] = []
+    for part in unquote_to_bytes(path).split(b"/"):
+        if part == b"..":
+            parts = parts[:-1]
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/" + b"/".join(parts)
 
 
 def _entry(model: str) -> dict[str, Any]:

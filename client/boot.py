@@ -60,6 +60,10 @@ class Board:
         if self._tell:
             self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
 
+    def clear(self) -> None:
+        """Nothing has been said yet of what begins now."""
+        self.phase, self.percent, self.elapsed_s = "", None, 0.0
+
     @contextlib.contextmanager
     def copied(self, tell: Callable[[bytes], None]) -> Iterator[None]:
         """Hand what goes on to `tell` too, as bytes for `copy`."""

@@ -85,7 +85,7 @@ VERBS: Mapping[str, _Verb] = {
     "serve": _Verb(
         "forward Ollama's port on this machine to the instance, for every program, unchanged",
         "--on-exit destroy    (then, in another terminal: ollama run …, or any program)",
-        {"--no-provision": "never create an instance; answer 503 where there is none"},
+        {"--no-provision": "never create an instance: 503 where there is none (what is overdue is reaped still)"},
     ),
     "env": _Verb(
         "print what other programs need: URL, key and certificate",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import socket
 import struct
+import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,6 +26,8 @@ HEAD_S: Final = 20.0
 """How long a head may take from its first byte to its last."""
 BODY_S: Final = 120.0
 """How long a body may stand still: whoever sends none of it keeps an instance in use."""
+STALL_S: Final = 600.0
+"""How long an answer may stand still because nobody reads it: it, too, keeps an instance in use."""
 KEEP_ALIVE_S: Final = 180.0
 LINGER_S: Final = 5.0
 _MAX_PENDING: Final = MAX_HEAD
@@ -92,11 +96,15 @@ class Downstream(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.stuffed = True
+        self.deadline = self.now() + STALL_S
         if self.exchange and self.exchange.up:
             self.exchange.up.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.stuffed = False
+        sending = self.exchange and not self.exchange.body.done
+        idle_s = BODY_S if sending else math.inf if self.exchange else KEEP_ALIVE_S
+        self.deadline = self.now() + idle_s
         if self.exchange is None:
             self._advance()
         elif self.exchange.up:
@@ -121,7 +129,7 @@ class Downstream(asyncio.BufferedProtocol):
             if end < 4 or end > MAX_HEAD:
                 if len(self._pending) > MAX_HEAD:
                     self._refuse(BadMessage(431, f"a head of more than {MAX_HEAD >> 10} KiB"))
-                elif self.deadline == float("inf") or self.deadline > self.now() + HEAD_S:
+                elif self.deadline == math.inf or self.deadline > self.now() + HEAD_S:
                     self.deadline = self.now() + HEAD_S
                 break
             try:
@@ -131,7 +139,7 @@ class Downstream(asyncio.BufferedProtocol):
                 break
             rest, self._pending = self._pending[end:], b""
             exchange = self.exchange = Exchange(head, self)
-            self.deadline = float("inf") if exchange.body.done else self.now() + BODY_S
+            self.deadline = math.inf if exchange.body.done else self.now() + BODY_S
             if rest and not exchange.body.done:
                 rest = self._feed(exchange, rest)
             self._pending = rest
@@ -152,7 +160,7 @@ class Downstream(asyncio.BufferedProtocol):
             else:
                 self._refuse(bad)
             return b""
-        self.deadline = float("inf") if exchange.body.done else self.now() + BODY_S
+        self.deadline = math.inf if exchange.body.done else self.now() + BODY_S
         return data[end:]
 
     def _refuse(self, bad: BadMessage) -> None:
@@ -175,7 +183,8 @@ class Downstream(asyncio.BufferedProtocol):
         full = exchange is not None and (self._held_back or exchange.full)
         if full or len(self._pending) > _MAX_PENDING:
             self.transport.pause_reading()
-            self.deadline = float("inf")
+            if exchange and not self.stuffed:
+                self.deadline = math.inf
         elif not self.transport.is_reading() and not self.transport.is_closing():
             self.transport.resume_reading()
             if exchange and not exchange.body.done:
@@ -275,6 +284,11 @@ class Downstream(asyncio.BufferedProtocol):
                 self.transport.write_eof()
             self.transport.resume_reading()
 
+    def turn_away(self, reply: Reply) -> None:
+        """Give this answer to whatever comes, and close."""
+        self._write_reply(reply, head_only=False, close=True)
+        self._linger()
+
     def shut(self) -> None:
         """Close it now if it has nothing to do; else it closes behind its answer."""
         if self.exchange is None:
@@ -282,7 +296,7 @@ class Downstream(asyncio.BufferedProtocol):
 
     def unseen(self) -> bool:
         """Whether it has left while nothing is read from it, so that nobody heard; told by Linux only."""
-        if self.exchange is None or self._gone or self.transport.is_reading() or not hasattr(socket, "TCP_INFO"):
+        if self.exchange is None or self._gone or self.transport.is_reading() or sys.platform != "linux":
             return False
         sock = self.transport.get_extra_info("socket")
         with contextlib.suppress(OSError):

@@ -32,6 +32,9 @@ _BUFFER: Final = 256 << 10
 _TRIES: Final = 6
 """How often a request is sent that gets no byte of an answer."""
 _SWEEP_S: Final = 1.0
+_SHORT: Final = 1024
+_SHORT_S: Final = 0.2
+"""A request that only has a model unloaded is no longer than this, and there at once."""
 _FENCED_S: Final = 0.5
 """Pause before the instance is looked at again that takes no new requests."""
 
@@ -55,6 +58,8 @@ class Forwarder:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
         self.closing = False
+        self.boots_on = False
+        """Whether an instance was still being started when this ended."""
         self.counts: Counter[str] = Counter()
         self.began = self.now()
         self._until = math.inf
@@ -95,10 +100,13 @@ class Forwarder:
             await asyncio.sleep(0.02)
         for exchange in [one for one in self._active if one.waits]:
             self._answer(exchange, self.keeper.ending(exchange), "refused")
+            if exchange.task:
+                exchange.task.cancel()
         cut = self._unfinished
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 await self.keeper.finish()
+        self.boots_on = self.keeper.state == "waking"
         if self._sweeper:
             self._sweeper.cancel()
         for down in list(self._connections):
@@ -138,8 +146,12 @@ class Forwarder:
     def joined(self, down: Downstream) -> None:
         """A program connected."""
         self._connections.add(down)
-        if len(self._connections) > MAX_CONNECTIONS or self.closing:
+        if self.closing:
             down.transport.abort()
+        elif len(self._connections) > MAX_CONNECTIONS:
+            log.warning("more than %d connections at once: one more was turned away", MAX_CONNECTIONS)
+            message = f"this forwarder has {MAX_CONNECTIONS} connections already. Close some, or send it again later."
+            down.turn_away(error(503, message, fields=b"Retry-After: 5\r\n"))
 
     def left(self, down: Downstream, exchange: Exchange | None) -> None:
         """A program disconnected, its request with it."""
@@ -183,6 +195,9 @@ class Forwarder:
         """Find a request a connection, however long that takes, or answer it otherwise."""
         try:
             await asyncio.sleep(pause_s)
+            if exchange.wakes and not self.keeper.pool and (reply := await self._unloaded(exchange)):
+                self._answer(exchange, reply, "local")
+                return
             while True:
                 pool = await (self.keeper.awake(exchange) if exchange.wakes else self.keeper.there())
                 if pool is None:
@@ -195,6 +210,9 @@ class Forwarder:
                     self.keeper.suspect(pool, str(trouble))
                     await asyncio.sleep(self._again(exchange, str(trouble)))
                     continue
+                if exchange.over:
+                    up.transport.abort()
+                    return
                 up.begin(exchange)
                 exchange.down.attached()
                 return
@@ -208,6 +226,16 @@ class Forwarder:
         finally:
             exchange.task = None
 
+    async def _unloaded(self, exchange: Exchange) -> Reply | None:
+        """The answer to a request that wants nothing but a model unloaded, for which no instance is woken."""
+        head = exchange.head
+        if head.chunked or head.continues or head.length > _SHORT or not asleep.needs_body(head.method, head.path):
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SHORT_S):
+                return asleep.unloaded(head.path, await exchange.whole())
+        return None
+
     async def _asleep(self, exchange: Exchange) -> Reply:
         head = exchange.head
         body = b""
@@ -218,7 +246,7 @@ class Forwarder:
     def lost(self, exchange: Exchange, up: Upstream, why: str, *, draining: bool, heard: bool) -> None:
         """A request's connection ended before its answer did. Nothing is repeated once a byte of that has arrived."""
         if exchange.answered:
-            log.info("an answer was cut: %s", why)
+            log.warning("an answer was cut in the middle, and its program has to ask again: %s", why)
             self.ended(exchange, "broken")
             exchange.down.broken()
             return

@@ -30,6 +30,9 @@ MAX_HELD: Final = 256
 MAX_HELD_BYTES: Final = 64 << 20
 LOOK_S: Final = 5.0
 """How long a request that wakes nobody waits for a look; and how long it stands that there is nothing."""
+_LONGEST_NOTHING_S: Final = 60.0
+_NOTHING_S: Final = 5.0
+"""How long it stands that there is nothing, for a use where none may be woken."""
 _PASSING: Final = (NoInstance, Draining, Unreachable, Vanished)
 """What a wake may end with although the next one succeeds: the instance went away beneath it."""
 _TRIES: Final = 3
@@ -57,8 +60,10 @@ async def in_thread(do: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = do()
-        except BaseException as trouble:  # noqa: BLE001 - handed over
-            failure = trouble
+        except Exception as trouble:  # noqa: BLE001 - handed over
+            failure = RuntimeError("StopIteration") if isinstance(trouble, StopIteration) else trouble
+        except BaseException as trouble:  # noqa: BLE001 - an exit in a thread must not end the loop
+            failure = RuntimeError(f"{type(trouble).__name__} {trouble}")
         try:
             loop.call_soon_threadsafe(settle, result, failure)
         except RuntimeError:
@@ -99,6 +104,8 @@ class Keeper:
         self._waking_since = 0.0
         self._looking: asyncio.Task[Pool | None] | None = None
         self._nothing_until = -math.inf
+        self._nothing_s = 0.0
+        self._noted = ""
         self._failures = 0
         self._not_before = -math.inf
         self._record_due = -math.inf
@@ -138,6 +145,7 @@ class Keeper:
         if self._waking is None:
             if now < self._not_before:
                 raise Refusal(self._failed(exchange))
+            self.board.clear()
             self._waking, self._waking_since = self._loop.create_task(self._wake()), now
             self._waking.add_done_callback(_heard)
         if self.held >= MAX_HELD or self.full:
@@ -173,7 +181,8 @@ class Keeper:
         if self.pool is pool:
             log.info("the instance is looked for again: %s", why)
             pool.close()
-            self.pool = self.place = None
+            self.pool = None  # its place stays: streams may still run there, and count as its use
+            self._nothing_until = -math.inf
 
     async def _wake(self) -> Pool:
         try:
@@ -189,11 +198,10 @@ class Keeper:
             raise told from bug
         finally:
             self._waking = None
-        self._failures, self.failure = 0, None
+        self._failures, self.failure, self._noted = 0, None, ""
         self.woken += 1
-        self._note(
-            f"Instance {place.id} in {place.zone} is ready after {self._loop.time() - self._waking_since:.0f} s."
-        )
+        took_s = self._loop.time() - self._waking_since
+        self._note(f"Instance {place.id} in {place.zone} is ready" + (f" after {took_s:.0f} s." if took_s > 1 else "."))
         return self._use(place)
 
     def _failed_for(self, failure: ExollamaError) -> None:
@@ -201,10 +209,13 @@ class Keeper:
         self.failure = printable(failure.summary if isinstance(failure, BootFailed) else failure)
         # Whoever asks again and again must not create one machine after the other.
         doublings = min(self._failures, 20)
-        pause_s = _FIRST_PAUSE_S * 2.0**doublings if self.source.wakes else 1.0
+        pause_s = _FIRST_PAUSE_S * 2.0**doublings if self.source.wakes else _NOTHING_S
         self._failures += 1
         self._not_before = self._loop.time() + min(pause_s, _LONGEST_PAUSE_S)
-        self._note(self.failure if isinstance(failure, NoInstance) else f"No instance: {failure}")
+        words = self.failure if isinstance(failure, NoInstance) else f"No instance: {failure}"
+        if words != self._noted:  # again and again the same is for the log
+            self._note(words)
+        self._noted = words
 
     async def _woken(self) -> Place:
         for attempt in range(_TRIES - 1 if self.source.wakes else 0):
@@ -227,11 +238,15 @@ class Keeper:
         finally:
             self._looking = None
         if place is None:
-            self._nothing_until = self._loop.time() + LOOK_S
+            # Whoever polls asks the API less and less often; a use looks at once.
+            self._nothing_s = min(2 * self._nothing_s, _LONGEST_NOTHING_S) if self._nothing_s else LOOK_S
+            self._nothing_until = self._loop.time() + self._nothing_s
+            self.place = self.place if self.in_use else None
             return self.pool
         return self._use(place)
 
     def _use(self, place: Place) -> Pool:
+        self._nothing_s = 0.0
         if self.pool and self.place == place:
             return self.pool
         if self.pool:
@@ -277,7 +292,7 @@ class Keeper:
     def used(self, by: int) -> None:
         """A use of a model began (1) or ended (-1). Without an instance it is none yet, and none if it is refused."""
         self.in_use += by
-        if self.place:
+        if self.pool:
             self.last_use = self._loop.time()
             self._unrecorded = True
 
@@ -302,7 +317,8 @@ class Keeper:
 
     async def _record(self, place: Place, *, always: bool = False) -> None:
         try:
-            await in_thread(lambda: self.source.record(place, always=always))
+            used_ago_s = self.idle_s
+            await in_thread(lambda: self.source.record(place, used_ago_s, always=always))
         except ExollamaError as trouble:
             self._record_due = min(self._record_due, self._loop.time() + _RECORD_RETRY_S)
             self._unrecorded = True

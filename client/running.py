@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
+import gc
 import inspect
 import ipaddress
 import logging
@@ -72,7 +74,14 @@ def by_credentials(
     tidy = more.pop("tidy", None)
     told = wake
     if wake and "progress" in inspect.signature(wake).parameters:
-        told = lambda: wake(progress=board)  # noqa: E731 - a def would need both names
+        bound = getattr(wake, "keywords", {}).get("progress")  # a partial's, which hears of it, too
+
+        def progress(phase: str, percent: float | None, elapsed_s: float) -> None:
+            board(phase, percent, elapsed_s)
+            if bound:
+                bound(phase, percent, elapsed_s)
+
+        told = functools.partial(wake, progress=progress)
     session = Session(settings, Api(settings, settings.zone, http_client_send), wake=told, progress=board, **more)
     return ByCredentials(session, board, wakes=wake is not None, tidy=tidy)
 
@@ -119,16 +128,26 @@ async def listen(forwarder: Forwarder, address: Address) -> Address:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ExollamaError(
-                f"{where} is taken, perhaps by an Ollama of this machine. End that (systemctl stop ollama), or listen "
-                "elsewhere: exollama serve --listen 127.0.0.1:11436, with OLLAMA_HOST=127.0.0.1:11436 for programs."
+                f"{where} is taken, perhaps by an Ollama of this machine. End that (on Linux: systemctl stop ollama), "
+                "or listen elsewhere: --listen 127.0.0.1:11436 (in Python: port=0), with OLLAMA_HOST=127.0.0.1:11436 "
+                "for programs."
             ) from None
         words = error.strerror or str(error)
-        raise ExollamaError(f"Nothing can listen on {where}: {words}. Choose another address with --listen.") from None
+        raise ExollamaError(
+            f"Nothing can listen on {where}: {words}. Choose another address: --listen (in Python: host and port)."
+        ) from None
 
 
 def runner() -> asyncio.Runner:
     """The standard loop over selectors, whatever else is installed: its callbacks come one after the other."""
     return asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
+
+
+def collect_seldom() -> None:
+    """Have this process look for garbage in circles seldom: each look stops every stream, and hardly any is made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 class _Thread:
@@ -159,6 +178,10 @@ class _Thread:
             with contextlib.suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(self._drain_s + 15)
+        if self._thread.is_alive():
+            log.error("the forwarder on %s has not ended", self._url)
+        elif self._failure:
+            log.error("the forwarder on %s ended early: %r", self._url, self._failure)
 
     def _run(self) -> None:
         try:

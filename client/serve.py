@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from client.boot import Board
 from client.errors import NoInstance, SettingsError
 from client.forwarder import Address, Forwarder
 from client.guard import Guard, origins
-from client.running import build, by_credentials, guard_for, listen, runner, url
+from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
 from client.settings import Secret, Settings, endpoint_key, web_address
 from client.source import ByUrl, Source
 from client.terminal import Terminal
@@ -63,7 +62,7 @@ class Options:
         drain_s = read("--drain", _seconds, args.drain) or 0.0
         token = variable("EXOLLAMA_SERVE_TOKEN", _token, secret=True)
         function_token = variable("EXOLLAMA_FUNCTION_TOKEN", _bearer, secret=True)
-        where = variable("EXOLLAMA_PROVISION_URL", web_address)
+        where = variable("EXOLLAMA_PROVISION_URL", web_address, secret=True)
         allowed = variable("OLLAMA_ORIGINS", origins) or ()
         by_url = needs_no_credentials(env)
         problems += _contradictions(args, env, by_url=by_url)
@@ -123,19 +122,26 @@ def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
 
     Raises ExollamaError.
     """
-    options = Options.read(args, os.environ)
+    options: Options = args.options
     board = Board(terminal.progress)
     source = _source(options, settings, board, terminal)
     _more_files()
+    collect_seldom()
     before = signal.getsignal(signal.SIGTERM)
     try:
         with runner() as loop:
-            cut = loop.run(_run(args, options, settings, source, board, terminal))
+            cut, boots_on = loop.run(_run(args, options, settings, source, board, terminal))
     finally:
         signal.signal(signal.SIGTERM, before)
-    if options.on_exit != "keep" and not _end_instance(options, settings, terminal):
+    if options.on_exit == "keep":
+        return 1 if cut else 0
+    if boots_on:
+        terminal.note(
+            "An instance was still being started, and is left alone: it goes once idle, by the next `exollama reap`. "
+            "To end it once it is there: exollama stop"
+        )
         return 1
-    return 1 if cut else 0
+    return 0 if _end_instance(options, settings, terminal) and not cut else 1
 
 
 def _source(options: Options, settings: Settings, board: Board, terminal: Terminal) -> Source:
@@ -161,8 +167,8 @@ async def _run(
     source: Source,
     board: Board,
     terminal: Terminal,
-) -> int:
-    """Serve until a signal; returns how many requests were cut."""
+) -> tuple[int, bool]:
+    """Serve until a signal; returns how many requests were cut, and whether an instance is still being started."""
     forwarder = build(settings, source, board, options.guard, hold_s=options.hold_s, note=terminal.note)
     bound = await listen(forwarder, options.address)
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -180,7 +186,7 @@ async def _run(
     if options.provision or options.provision_url:
         terminal.note(f"The first prompt wakes an instance where none runs; {settings.model} is its model.")
     await stop.wait()
-    return await _close(forwarder, hurry, options.drain_s, terminal)
+    return await _close(forwarder, hurry, options.drain_s, terminal), forwarder.boots_on
 
 
 async def _close(forwarder: Forwarder, hurry: asyncio.Event, drain_s: float, terminal: Terminal) -> int:

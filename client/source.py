@@ -7,18 +7,14 @@ finds and wakes. Imports nothing of functions: waking and tidying are callables,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -28,12 +24,16 @@ from client.endpoint import Endpoint
 from client.errors import EndpointError, ExollamaError, SettingsError
 from client.model import Instance, printable
 from client.session import Session
-from client.settings import Secret, Settings, endpoint_key
+from client.settings import Secret, endpoint_key
 from client.transport import Disconnected, Request, Response, Send, http_client_send
+from client.turn import Turn
 
 log = logging.getLogger("exollama.source")
 
 _POLL_S: Final = 0.5
+_LOOK_S: Final = 10.0
+_MARGIN_S: Final = 300.0
+"""How much longer than its boot timeout another process may take to wake an instance."""
 _ASK_S: Final = 60.0
 _WAIT_S: Final = 5.0
 _MAX_WAIT_S: Final = 30.0
@@ -57,7 +57,8 @@ class Place:
     @property
     def hop(self) -> bytes:
         """The lines of a request's head that are this hop's own, the key among them."""
-        return f"Host: {self.address}:{self.port}\r\nX-Ollama-Key: {self.key.reveal()}\r\n".encode()
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"Host: {host}:{self.port}\r\nX-Ollama-Key: {self.key.reveal()}\r\n".encode()
 
 
 class Source(Protocol):
@@ -72,8 +73,8 @@ class Source(Protocol):
     def wake(self) -> Place:
         """An instance that is ready, however long that takes."""
 
-    def record(self, place: Place, *, always: bool = False) -> None:
-        """Record activity in its label."""
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+        """Record in its label that it was used so many seconds ago; `always`: also if that says little new."""
 
     def tidy(self, spare: str) -> None:
         """Reap what is overdue, but not that one."""
@@ -94,25 +95,48 @@ class ByCredentials:
     def look(self) -> Place | None:
         """As in Source."""
         with self._asking:
-            instance = self.session.find()
-            if instance is None:
-                return None
-            endpoint = self.session.endpoint(instance)
-            with contextlib.closing(endpoint):
-                status = endpoint.status()
-            usable = status["boot"]["phase"] == "ready" and not status.get("fence")
-            return self._place(instance, endpoint) if usable else None
+            return self._ready()
 
     def wake(self) -> Place:
         """As in Source. Of several processes on this machine one wakes; the others wait, and then find it."""
-        with self._asking, _alone(self.session.settings, self._board):
-            instance, endpoint, _ = self.session.ready()
+        with self._asking, contextlib.closing(Turn(self.session.settings)) as turn:
+            if place := self._waited(turn):
+                return place
+            with self._board.copied(turn.say):
+                instance, endpoint, _ = self.session.ready()
             endpoint.close()
             return self._place(instance, endpoint)
 
-    def record(self, place: Place, *, always: bool = False) -> None:
+    def _waited(self, turn: Turn) -> Place | None:
+        """Wait for the turn, or for what another process woke; for no longer than a boot takes."""
+        began = looked = time.monotonic()
+        while not turn.take():
+            self._board.copy(turn.said())
+            time.sleep(_POLL_S)
+            now = time.monotonic()
+            if now - began > self.session.settings.boot_s + _MARGIN_S:
+                log.warning("another process has been waking an instance for %.0f s; waking beside it", now - began)
+                return None
+            if now - looked > _LOOK_S:
+                looked = now
+                with contextlib.suppress(ExollamaError):  # it is looked for again
+                    if place := self._ready():
+                        return place
+        return None
+
+    def _ready(self) -> Place | None:
+        instance = self.session.find()
+        if instance is None:
+            return None
+        endpoint = self.session.endpoint(instance)
+        with contextlib.closing(endpoint):
+            status = endpoint.status()
+        usable = status["boot"]["phase"] == "ready" and not status.get("fence")
+        return self._place(instance, endpoint) if usable else None
+
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         """As in Source."""
-        activity.record(self.session.api, place.id, always=always)
+        activity.record(self.session.api, place.id, used_ago_s=used_ago_s, always=always)
 
     def tidy(self, spare: str) -> None:
         """As in Source."""
@@ -131,52 +155,6 @@ class ByCredentials:
             idle_s=instance.policy.idle_s,
             deadline=instance.policy.deadline,
         )
-
-
-@contextlib.contextmanager
-def _alone(settings: Settings, board: Board) -> Iterator[None]:
-    """Be the only process of this user on this machine that wakes an instance of that name in that account's zone.
-
-    Whoever waits shows what the other one is doing. A lock ends with its process, however that ends. It saves the
-    second machine that two pipelines would create for a moment; where it cannot be had, provisioning itself copes.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no Unix
-        yield
-        return
-    whose = hashlib.sha256(f"{settings.api_key} {settings.endpoint}".encode()).hexdigest()[:12]
-    name = f"{settings.zone}-{settings.name}-{whose}"
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"exollama-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.lstat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} is somebody else's")
-        file = (folder / f"{name}.lock").open("a+b", buffering=0)
-    except OSError as error:
-        log.warning("several processes may wake at once: %s", error)
-        yield
-        return
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                board.copy(file.read(1000))
-                time.sleep(_POLL_S)
-            except OSError as error:  # a file system without locks
-                log.warning("several processes may wake at once: %s", error)
-                break
-
-        def tell(said: bytes) -> None:
-            with contextlib.suppress(OSError):  # a full disk: then the others see less
-                file.truncate(0)
-                file.write(said)
-
-        with board.copied(tell):
-            yield
 
 
 class ByUrl:
@@ -198,6 +176,8 @@ class ByUrl:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
+        parts = urlsplit(url)
+        self._where = f"{parts.scheme}://{parts.netloc}{parts.path}"  # some carry a key in their query
         self._token = token
         self._board = board
         self._send = send
@@ -238,10 +218,12 @@ class ByUrl:
                 return self._place
             if answer.status in (401, 403):
                 raise SettingsError(
-                    f"{self._url} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
+                    f"{self._where} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
                 )
-            failures = 0 if answer.status == 202 else failures + 1
-            if failures == _ATTEMPTS or answer.status not in (202, 429, 500, 502, 503, 504):
+            # Whoever says why has tried, and may have paid for it: trying again is the keeper's to put off.
+            passing = answer.status in (429, 502, 503, 504) and not said.get("error")
+            failures += passing
+            if failures == _ATTEMPTS or (answer.status != 202 and not passing):
                 raise ExollamaError(f"The provision function failed ({answer.status}): {_words(answer, said)}")
             if time.monotonic() - began > _PATIENCE_S:
                 raise ExollamaError(f"The provision function was asked for {_PATIENCE_S:.0f} s, and is not done.")
@@ -250,7 +232,7 @@ class ByUrl:
             after = answer.headers.get("retry-after", "")
             self._sleep(min(float(after) if re.fullmatch("[0-9]{1,6}", after) else _WAIT_S, _MAX_WAIT_S))
 
-    def record(self, place: Place, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         """Nothing: labels are for who has credentials, and the instance itself knows of its requests."""
 
     def tidy(self, spare: str) -> None:

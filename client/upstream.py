@@ -23,6 +23,10 @@ CONNECT_S: Final = 5.0
 IDLE_S: Final = 50.0
 """How long a connection is kept unused; nginx closes them after 75 s, and a request must not meet that."""
 MAX_IDLE: Final = 256
+SILENT_S: Final = 60.0
+"""When a machine that acknowledges nothing is gone."""
+STALLED_S: Final = 3600.0
+"""How long one may take nothing of a long body, which is no silence, as nginx bears it."""
 
 
 class Unreached(Exception):
@@ -101,13 +105,21 @@ class Pool:
 
 
 def _watch(sock: socket.socket) -> None:
-    """Have the kernel notice a machine that is gone without a word, within half a minute."""
-    options = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30000}
+    """Have the kernel notice a machine that is gone without a word, within a minute."""
+    options = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
     with contextlib.suppress(OSError):  # it has ended again by now, as will be heard
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options.items():
             if hasattr(socket, name):  # not every system has all of them
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    _bear(sock, SILENT_S)
+
+
+def _bear(sock: socket.socket, seconds: float) -> None:
+    """For how long the other side may acknowledge nothing, or take nothing, of what was sent (Linux)."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 class Upstream(asyncio.BufferedProtocol):
@@ -203,10 +215,12 @@ class Upstream(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def pause_writing(self) -> None:
+        _bear(self.transport.get_extra_info("socket"), STALLED_S)
         if self.exchange:
             self.exchange.down.hold_back(True)
 
     def resume_writing(self) -> None:
+        _bear(self.transport.get_extra_info("socket"), SILENT_S)
         if self.exchange:
             self.exchange.down.hold_back(False)
 
@@ -237,8 +251,6 @@ class Upstream(asyncio.BufferedProtocol):
             head = parse_response(data[:end])
             if head.status >= 200:
                 break
-            if head.status == 101:
-                raise BadMessage(502, "the answer switches to a protocol that nobody asked for")
             exchange.down.interim(head)
             self._partial = data = data[end:]
         if head.chunked and not (exchange.head.minor or head.draining):

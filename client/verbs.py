@@ -55,7 +55,7 @@ def _settings(args: argparse.Namespace) -> Settings:
                 "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
             )
     try:
-        serve.Options.read(args, os.environ)
+        args.options = serve.Options.read(args, os.environ)
     except SettingsError as error:
         problems += error.problems
     if problems or settings is None:

@@ -61,7 +61,7 @@ class Script:
         assert found
         return found
 
-    def record(self, place: Place, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         self._answer("record", place.id, always)
 
     def tidy(self, spare: str) -> None:

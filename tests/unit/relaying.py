@@ -190,7 +190,7 @@ class Places:
         assert self.place
         return self.place
 
-    def record(self, place: Place, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         """Nobody looks at labels here."""
 
     def tidy(self, spare: str) -> None:

@@ -215,8 +215,42 @@ def test_escapes_are_read_once_as_the_instance_reads_them(path: str, expected: b
 def test_nothing_that_is_a_use_is_answered_here_as_if_it_were_none() -> None:
     for method, path in itertools.product(("GET", "HEAD", "POST"), PATHS):
         if asleep.is_use(method.encode(), path.encode()):
-            assert not asleep.needs_body(method.encode(), path.encode())
             assert answer(method, path).status == 503
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "expected"),
+    [
+        ("/api/generate", {"model": "a", "keep_alive": 0}, {"response": ""}),
+        ("/api/generate", {"model": "a", "keep_alive": "0s", "prompt": ""}, {"response": ""}),
+        (
+            "/api/chat",
+            {"model": "a", "keep_alive": 0, "messages": []},
+            {"message": {"role": "assistant", "content": ""}},
+        ),
+        ("/api/generate", {"model": "a", "keep_alive": 0, "prompt": "and then unload"}, None),
+        ("/api/chat", {"model": "a", "keep_alive": 0, "messages": [{"role": "user", "content": "x"}]}, None),
+        ("/api/generate", {"model": "a"}, None),
+        ("/api/generate", {"model": "a", "keep_alive": 300}, None),
+        ("/api/generate", {"model": "a", "keep_alive": False}, None),
+        ("/api/embed", {"model": "a", "keep_alive": 0}, None),
+    ],
+)
+def test_a_request_that_only_unloads_a_model_is_answered_without_one(
+    path: str, said: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    reply = asleep.unloaded(path.encode(), json.dumps(said).encode())
+    if expected is None:
+        assert reply is None
+    else:
+        assert reply
+        answered = json.loads(reply.body)
+        assert answered.items() >= ({"model": "a", "done": True, "done_reason": "unload"} | expected).items()
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"[" * 9999])
+def test_a_body_that_cannot_be_read_unloads_nothing(body: bytes) -> None:
+    assert asleep.unloaded(b"/api/generate", body) is None
 
 
 # -- whose paths are whose

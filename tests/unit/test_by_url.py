@@ -117,7 +117,6 @@ def test_a_share_that_is_none_is_not_shown(monkeypatch: pytest.MonkeyPatch, perc
 
 
 PASSING: dict[str, Answer] = {
-    "500": said(500, {"error": "it broke"}),
     "502": said(502, b"<html>bad gateway</html>"),
     "503": said(503),
     "429": said(429, retry_after="1"),
@@ -143,9 +142,24 @@ def test_a_trouble_that_stays_is_told_with_what_to_look_at(monkeypatch: pytest.M
     assert len(function.asked) == 5
 
 
-def test_a_function_that_goes_on_after_each_trouble_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    troubles = [said(500), said(500), said(202, {"phase": "model"})] * 5
-    assert Function(monkeypatch, *troubles, READY).source.wake().id == "an-id"
+@pytest.mark.parametrize(
+    "answer",
+    [said(500), said(500, {"error": "The boot failed"}), said(503, {"error": "quota"})],
+    ids=["500", "500 with words", "503 with words"],
+)
+def test_whoever_failed_is_not_asked_again_as_that_might_create_one_machine_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    function = Function(monkeypatch, said(202, {"phase": "model"}), answer, READY)
+    with pytest.raises(ExollamaError, match=r"failed \(50"):
+        function.source.wake()
+    assert len(function.asked) == 2
+
+
+def test_troubles_are_counted_over_the_whole_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    troubles: list[Answer] = [GONE, said(202, {"phase": "model"})] * 5
+    with pytest.raises(ExollamaError, match="does not answer"):
+        Function(monkeypatch, *troubles, READY).source.wake()
 
 
 @pytest.mark.parametrize("code", [401, 403])
@@ -257,7 +271,7 @@ def test_a_look_asks_the_instance_that_was_woken_last_and_never_the_function(
 
 def test_labels_and_tidying_are_left_to_who_has_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     function = Function(monkeypatch, READY)
-    function.source.record(function.source.wake(), always=True)
+    function.source.record(function.source.wake(), 0.0, always=True)
     function.source.tidy("")
     assert len(function.asked) == 1
 
@@ -266,7 +280,7 @@ def test_neither_key_nor_token_is_logged_or_shown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    answers: list[Answer] = [GONE, said(500, {"error": "no"}), said(202, RESULT | {"phase": "model"}), READY]
+    answers: list[Answer] = [GONE, said(502), said(202, RESULT | {"phase": "model"}), READY]
     function = Function(monkeypatch, *answers)
     found = function.source.wake()
     places = [caplog.text, repr(found), repr(function.asked), repr(function.source), repr(function.shown)]

@@ -173,20 +173,27 @@ def test_what_wakes_is_given_a_progress_where_it_takes_one_and_else_nothing() ->
         return {"id": "a"}
 
     def telling(*, progress: Any) -> Mapping[str, Any]:
-        given.append(progress)
         progress("model", 41.0, 7.0)
+        given.append("telling")
         return {"id": "a"}
 
     def bound(name: str, *, note: Any = None, progress: Any = None) -> Mapping[str, Any]:
-        given.append((name, progress))
+        progress("image", None, 1.0)
+        given.append(name)
         return {"id": "a"}
 
-    for wake in (plain, telling, partial(bound, "x")):
+    mine: list[tuple[str, float | None, float]] = []
+
+    def told(phase: str, percent: float | None, elapsed_s: float) -> None:
+        mine.append((phase, percent, elapsed_s))
+
+    for wake in (plain, partial(bound, "x"), partial(bound, "y", progress=told), telling):
         source = by_credentials(settings(), wake, board)
         assert source.wakes
         assert source.session._wake
         assert source.session._wake() == {"id": "a"}
-    assert given == ["plain", board, ("x", board)]
+    assert given == ["plain", "x", "y", "telling"]
+    assert mine == [("image", None, 1.0)], "what was bound hears of it as well"
     assert (board.phase, board.percent) == ("model", 41.0)
 
 

@@ -231,9 +231,13 @@ def test_a_connection_more_than_are_taken_is_ended_and_the_others_go_on(monkeypa
         programs = [it.program() for _ in range(3)]
         it.wait(lambda: len(it.forwarder._connections) == 3)
         further = it.program()
-        with contextlib.suppress(ConnectionError):
-            further.send(get())
-        further.ends()
+        further.send(get())
+        answer = further.rest()
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"Retry-After: 5\r\n" in answer
+        assert b"has 3 connections already" in answer
+        further.close()
+        it.wait(lambda: len(it.forwarder._connections) == 3)
         programs[0].send(get())
         far = it.far.accept()
         far.message()
@@ -290,7 +294,8 @@ def test_a_head_that_trickles_is_a_408_all_the_same() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_body_that_stands_still_is_a_408_and_frees_the_instance() -> None:
+def test_a_body_that_stands_still_is_a_408_and_frees_the_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.forwarder._SHORT_S", 0.0)
     with relay() as it:
         program = it.program()
         program.send(post(b"half")[:-2])

@@ -13,6 +13,7 @@ from client.errors import NoInstance
 from client.forwarder import Address, Forwarder
 from client.guard import Guard
 from client.keeper import Keeper
+from client.running import collect_seldom
 from client.settings import Secret, Settings
 from client.source import Place
 from client.upstream import Pool
@@ -30,7 +31,7 @@ class Nowhere:
     def wake(self) -> Place:
         raise NoInstance("The benchmark's instance is gone.")
 
-    def record(self, place: Place, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         """Nothing."""
 
     def tidy(self, spare: str) -> None:
@@ -38,6 +39,7 @@ class Nowhere:
 
 
 async def serve(port: int, fingerprint: str | None) -> None:
+    collect_seldom()
     forwarder = Forwarder(Settings(api_key="EXObenchmark", api_secret=Secret("not-a-secret")), Guard())
     forwarder.keeper = Keeper(Nowhere(), Board(), hold_s=10, view=forwarder.view)
     hop = b"Host: 127.0.0.1:%d\r\nX-Ollama-Key: %b\r\n" % (port, KEY)
