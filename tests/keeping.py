@@ -47,6 +47,7 @@ class Script:
         usual = {"wake": [place()], "look": [None], "record": [None], "tidy": [None]}
         self.answers = {name: list(given) for name, given in (usual | answers).items()}
         self.asked: list[Any] = []
+        self.used_ago_s: list[float] = []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -62,6 +63,7 @@ class Script:
         return found
 
     def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+        self.used_ago_s.append(used_ago_s)
         self._answer("record", place.id, always)
 
     def tidy(self, spare: str) -> None:

@@ -61,6 +61,24 @@ def test_a_young_label_is_written_all_the_same_where_that_is_asked_for() -> None
     assert written(world) == NOW
 
 
+@pytest.mark.parametrize(
+    ("used_ago_s", "always", "expected"),
+    [
+        (700.0, False, NOW - timedelta(seconds=700)),  # 500 s after the label's
+        (1000.0, False, None),  # 200 s after it, which is less than a quarter of 1800
+        (1000.0, True, NOW - timedelta(seconds=1000)),
+        (5000.0, True, OLD),  # never backward
+        (5000.0, False, None),
+    ],
+)
+def test_what_is_written_is_when_it_was_used_however_late(
+    used_ago_s: float, always: bool, expected: datetime | None
+) -> None:
+    world = World(old())
+    assert activity.record(world, "a", used_ago_s=used_ago_s, always=always) is (expected is not None)
+    assert written(world) == (expected or OLD)
+
+
 @pytest.mark.parametrize("label", ["", "rubbish", "t99991231T235959Z"], ids=["missing", "unreadable", "far future"])
 def test_a_label_that_counts_for_nothing_is_replaced(label: str) -> None:
     world = World(Machine(id="a", labels=label_map(activity=label)))

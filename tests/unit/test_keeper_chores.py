@@ -47,6 +47,18 @@ def test_the_first_use_is_written_within_a_second_or_so() -> None:
     run(scene)
 
 
+def test_a_write_that_comes_late_tells_of_the_last_use_and_not_of_itself() -> None:
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        kept.keeper.used(1)
+        kept.keeper.used(-1)
+        await kept.passes(3600)
+        assert kept.script.used_ago_s[0] < 5
+        assert kept.script.used_ago_s[-1] > 3500, "writes failed for an hour, in which nobody used it"
+
+    run(scene, Script(record=[ExollamaError("down")] * 59 + [None]))
+
+
 def test_a_stream_that_runs_for_long_is_written_each_quarter_and_its_end_once() -> None:
     async def scene(kept: Kept) -> None:
         await kept.ready()

@@ -1,14 +1,13 @@
-"""Who leaves: programs at any moment, which the instance hears of at once, and the forwarder, which closes in order."""
+"""Who leaves, or stands still: programs at any moment, of which the instance hears at once."""
 
 import contextlib
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.unit.relaying import HOST, OK, PATIENCE_S, Relay, Wire, get, post, relay
+from tests.unit.relaying import HOST, OK, Wire, get, post, relay
 
 LEAVES = pytest.mark.parametrize(
     "leave", [Wire.close, Wire.half_close, Wire.reset], ids=["closes", "half closes", "resets"]
@@ -153,78 +152,6 @@ def test_whoever_leaves_while_its_connection_is_made_leaves_none_behind() -> Non
 # -- a forwarder that closes
 
 
-@contextlib.contextmanager
-def closing(it: Relay, within_s: float) -> Iterator[list[int]]:
-    """The forwarder closes meanwhile; afterwards the list has how many requests were cut."""
-    cut: list[int] = []
-    thread = threading.Thread(target=lambda: cut.append(it.run(it.forwarder.close(within_s=within_s))))
-    thread.start()
-    try:
-        it.wait(lambda: it.forwarder.closing)
-        yield cut
-    finally:
-        thread.join(PATIENCE_S)
-
-
-def test_a_forwarder_that_closes_finishes_what_is_under_way_and_takes_nothing_new() -> None:
-    with relay() as it:
-        busy, streaming, idle, begun = (it.program() for _ in range(4))
-        busy.send(get())
-        first = it.far.accept()
-        first.message()
-        streaming.send(post())
-        second = it.far.accept()
-        second.message()
-        second.send(HEAD)
-        streaming.expect(HEAD)
-        begun.send(b"GET / HT")
-        it.wait(lambda: len(it.forwarder._connections) == 4)
-        with closing(it, PATIENCE_S) as cut:
-            idle.ends()
-            begun.ends()
-            with pytest.raises(ConnectionRefusedError):
-                it.program()
-            streaming.send(get())  # behind the answer that it still gets
-            first.send(OK)
-            busy.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-            assert busy.rest() == b""
-            second.send(b"2\r\nok\r\n0\r\n\r\n")
-            streaming.expect(b"2\r\nok\r\n0\r\n\r\n")
-            streaming.ends()
-        assert cut == [0]
-        assert it.counts == {"forwarded": 2}
-
-
-def test_a_forwarder_that_closes_cuts_after_its_time_and_counts() -> None:
-    with relay() as it:
-        programs = [it.program() for _ in range(3)]
-        fars = []
-        for program in programs:
-            program.send(post())
-            fars.append(it.far.accept())
-            fars[-1].message()
-        with closing(it, 0.05) as cut:
-            for one in (*programs, *fars):
-                one.ends()
-        assert cut == [3]
-        assert it.forwarder.active == 0
-
-
-def test_a_forwarder_that_is_hurried_waits_no_longer() -> None:
-    with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
-        far.send(HEAD)
-        program.expect(HEAD)
-        with closing(it, 3600.0) as cut:
-            it.loop.call_soon_threadsafe(it.forwarder.hurry)
-            program.ends()
-            far.ends()
-        assert cut == [1]
-
-
 def test_a_connection_more_than_are_taken_is_ended_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.forwarder.MAX_CONNECTIONS", 3)
     with relay() as it:
@@ -353,25 +280,6 @@ def test_whoever_does_not_stop_sending_after_a_refusal_is_cut_off() -> None:
             while True:  # until it is cut off
                 program.send(b"x" * 1000)
         it.wait(lambda: not it.forwarder._connections)
-
-
-@pytest.mark.parametrize("broken", [False, True], ids=["whole", "broken"])
-def test_an_answer_whose_rest_nobody_reads_is_given_up(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.downstream.KEEP_ALIVE_S", 0.05)
-    monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 << 20) + bytes((2 << 20) - broken)
-    with relay() as it:
-        program = it.program(receive=1 << 16)
-        program.send(get(more=b"Connection: close\r\n"))
-        far = it.far.accept()
-        far.message()
-        (down,) = it.forwarder._connections
-        down.transport.set_write_buffer_limits(100 << 20)
-        down.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        far.send(answer)
-        far.close()
-        it.wait(lambda: not it.forwarder._connections)
-        assert it.counts == {"broken" if broken else "forwarded": 1}
 
 
 def test_a_connection_to_the_instance_that_nobody_uses_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
