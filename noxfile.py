@@ -135,7 +135,7 @@ def benchmarks(session: nox.Session) -> None:
 @nox.session
 def forwarder_benchmarks(session: nox.Session) -> None:
     """Measure the forwarder beside nginx, some minutes on two processors; fails where a bound is missed."""
-    install(session, "simulator")
+    install(session, "test")  # PyPI's ollama asks, too
     session.run("python", "-m", "tests.benchmarks.forwarding", *session.posargs)
 
 

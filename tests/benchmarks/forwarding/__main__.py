@@ -64,7 +64,6 @@ class Contest:
                 theirs=[one["per_second"] for one in theirs],
                 alone=[alone["per_second"]],
                 waited=waited(ours, theirs),
-                at_least=0.6 if self.tls else 0.7,
             ),
             Row(
                 what=f"processor per request, {self.way}",
@@ -73,6 +72,20 @@ class Contest:
                 theirs=[one["cpu_each_s"] * 1e6 for one in theirs],
             ),
         ]
+
+    def programs(self, runs: int, seconds: float) -> Row:
+        """Requests per second of what people use, as many at a time."""
+        options = ["--connections", CONNECTIONS, "--seconds", seconds]
+        alone = self.rig.programs(self.upstream.port, *options, *self.direct)
+        ours, theirs = self.turns(runs, lambda one: self.rig.programs(one.port, *options))
+        return Row(
+            what=f"Ollama's own client, {CONNECTIONS} requests at a time, {self.way}",
+            unit="1/s",
+            ours=[one["per_second"] for one in ours],
+            theirs=[one["per_second"] for one in theirs],
+            alone=[alone["per_second"]],
+            at_least=0.6 if self.tls else 0.7,
+        )
 
     def streams(self, runs: int, seconds: float) -> list[Row]:
         """Lags of tokens, what each costs, and what memory all of that takes."""
@@ -167,6 +180,7 @@ def measure(args: argparse.Namespace, show: Callable[[Row], None]) -> list[Row]:
         print(table.HEADING, flush=True)
         contests = [Contest(rig, rig.answers(tls=tls), tls=tls) for tls in (False, True)]
         for contest in contests:
+            add(contest.programs(args.runs, args.seconds / 2))
             add(*contest.rates(args.runs, args.seconds / 2))
         for contest in contests:
             # What is bound is measured longer.
@@ -184,11 +198,14 @@ def measure(args: argparse.Namespace, show: Callable[[Row], None]) -> list[Row]:
 
 def explained(rows: Sequence[Row]) -> str:
     """What limits the contestants, for whoever reads the table."""
-    said = ["Medians of alternating runs; least and most in brackets, quartiles for the first token."]
+    said = [
+        "Medians of alternating runs; least and most in brackets, quartiles for the first token.",
+        "The bound on requests is on what programs see; what each can do at most shows the rig of sockets below it.",
+    ]
     for row in rows:
         if row.unit == "1/s" and row.alone:
             spare = statistics.median(row.alone) / statistics.median(row.theirs)
-            limit = "the contestants limit, not the rig" if spare >= 1.5 else "the rig limits, at least nginx"
+            limit = "the contestants limit, not the rig" if spare >= 1.5 else "the rig limits, at least with nginx"
             said.append(f"{row.what}: the rig alone does {spare:.1f} times as many as nginx, so {limit}.")
         elif row.unit == "1/s":
             said.append(f"{row.what}: here the rig is in C as well, and costs next to nothing; for the record only.")

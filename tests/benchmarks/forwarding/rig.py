@@ -166,8 +166,15 @@ class Rig:
     # -- loads
 
     def load(self, name: str, port: int, *options: object) -> dict[str, Any]:
-        """Run one load to its end."""
-        argv = [sys.executable, "-m", f"{HERE}.calls", name, str(port), *map(str, options)]
+        """Run one load of `calls` to its end."""
+        return self._run("calls", name, port, *options)
+
+    def programs(self, port: int, *options: object) -> dict[str, Any]:
+        """Run PyPI's ollama to its end."""
+        return self._run("programs", port, *options)
+
+    def _run(self, module: str, *options: object) -> dict[str, Any]:
+        argv = [sys.executable, "-m", f"{HERE}.{module}", *map(str, options)]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(argv[2:])}:\n{done.stderr}")
