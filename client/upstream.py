@@ -45,7 +45,8 @@ class Pool:
         self.port = port
         self.hop = hop
         self.view = view
-        """What all connections of one loop read into, one after the other."""
+        """What all connections of one loop read into, one after the other; `part` of it, as far as TLS goes."""
+        self.part = view[:-ROOM]
         self.closed = False
         self._fingerprint = fingerprint
         self._context = pinned_context() if fingerprint else None
@@ -146,7 +147,7 @@ class Upstream(asyncio.BufferedProtocol):
             self._secured.set_result("")
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        return self.pool.view[:-ROOM]
+        return self.pool.part
 
     def buffer_updated(self, nbytes: int) -> None:
         tls, view = self._tls, self.pool.view
