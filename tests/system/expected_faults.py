@@ -139,7 +139,7 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         "list-instances 5": read("1 open"),
         "get-instance 2": read("1 open"),
         "agent-proof 2": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
-        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape", "1 open": "silent 500 503 html dark"},
+        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape silent html", "1 open": "500 503 dark"},
     },
     "provision, running": {
         "list-instances 1": read("1 open"),
@@ -154,7 +154,7 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         "list-instances 4": read(),
         "get-instance 2": read("1 open"),
         "agent-proof 2": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
-        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape", "1 open": "silent 500 503 html dark"},
+        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape silent html", "1 open": "500 503 dark"},
     },
     "provision, stopped": {
         "list-instances 1": read("1 stopped"),
@@ -180,7 +180,7 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
         "list-instances 6": read(),
         "get-instance 3": read("1 open"),
         "agent-proof 2": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
-        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape", "1 open": "silent 500 503 html dark"},
+        "ollama-show 1": {AS_EVER: "lost reset hang garbage shape silent html", "1 open": "500 503 dark"},
     },
     "reap, idle": {
         "list-zones 1": read("1 open"),

@@ -84,6 +84,8 @@ def passes_once_requests_ended(instance: Instance, zone: Zone) -> list[str]:
     return [f"{outcome.outcome}: {outcome.reason}" if outcome else "no answer" for outcome in outcomes]
 
 
+# Python 3.11's wrap_socket leaves a socket open where the other side has reset the connection already.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.timeout(60 + 2 * PATIENCE_S)
 def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within_two_passes(
     capsys: pytest.CaptureFixture[str],

@@ -128,7 +128,7 @@ def test_whoever_leaves_while_nothing_is_read_from_it_is_noticed(
         program.sock.setblocking(False)
         while down.transport.is_reading():
             with contextlib.suppress(BlockingIOError):
-                program.sock.send(bytes(1 << 20))
+                program.sock.send(bytes(1 << 14))  # little at a time: its end arrives behind what it has sent
             it.settle()
         leave(program)
         it.wait(lambda: not it.forwarder._active)
