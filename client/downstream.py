@@ -102,7 +102,7 @@ class Downstream(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.stuffed = False
-        sending = self.exchange and not self.exchange.body.done
+        sending = self.exchange and not self.exchange.body.done and self.transport.is_reading()
         idle_s = BODY_S if sending else math.inf if self.exchange else KEEP_ALIVE_S
         self.deadline = self.now() + idle_s
         if self.exchange is None:
@@ -160,7 +160,8 @@ class Downstream(asyncio.BufferedProtocol):
             else:
                 self._refuse(bad)
             return b""
-        self.deadline = math.inf if exchange.body.done else self.now() + BODY_S
+        if not self.stuffed:
+            self.deadline = math.inf if exchange.body.done else self.now() + BODY_S
         return data[end:]
 
     def _refuse(self, bad: BadMessage) -> None:
@@ -187,7 +188,7 @@ class Downstream(asyncio.BufferedProtocol):
                 self.deadline = math.inf
         elif not self.transport.is_reading() and not self.transport.is_closing():
             self.transport.resume_reading()
-            if exchange and not exchange.body.done:
+            if exchange and not (exchange.body.done or self.stuffed):
                 self.deadline = self.now() + BODY_S
 
     def attached(self) -> None:

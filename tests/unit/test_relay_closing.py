@@ -162,3 +162,23 @@ def test_an_answer_whose_rest_nobody_reads_is_given_up(broken: bool, monkeypatch
         far.close()
         it.wait(lambda: not it.forwarder._connections)
         assert it.counts == {"broken" if broken else "forwarded": 1}
+
+
+def test_whoever_reads_nothing_of_an_early_answer_is_given_up_also_once_its_body_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("client.downstream.STALL_S", 0.5)
+    monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
+    with relay() as it:
+        program = it.program(receive=1 << 16)
+        program.send(post(b"body")[:-2])
+        far = it.far.accept()
+        far.until(b"\r\n\r\nbo")
+        far.sock.settimeout(0.2)
+        with contextlib.suppress(OSError):
+            far.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20) + bytes(48 << 20))
+        (down,) = it.forwarder._connections
+        it.wait(lambda: down.stuffed)
+        program.send(b"dy")
+        it.wait(lambda: not it.forwarder.active)
+        assert it.counts == {"left": 1}
