@@ -208,7 +208,10 @@ class Rig:
         config.write_text(_NGINX.format(folder=folder, server=server.format(port=port, **values)))
         process, log = self._start([nginx_binary(), "-e", str(folder / "start.log"), "-c", str(config)])
         self._await(process, log, port)
-        (worker,) = children(process.pid)
+        until = time.monotonic() + _PATIENCE_S
+        while not (workers := children(process.pid)):  # it listens before it has one
+            self._alive(process, log, until)
+        (worker,) = workers
         return Running(port=port, pid=worker)
 
     def _await(self, process: Process, log: Path, port: int, patience_s: float = _PATIENCE_S) -> None:
