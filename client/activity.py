@@ -36,10 +36,10 @@ def quarter_s(instance: Instance) -> float:
     return instance.policy.idle_s / 4
 
 
-def due(instance: Instance, now: datetime) -> bool:
-    """Whether its label, as it was read, is old enough to be written again."""
+def due(instance: Instance, now: datetime, used_ago_s: float = 0.0) -> bool:
+    """Whether its label, as it was read, is old enough to be written again for a use so many seconds ago."""
     last = instance.activity(now)
-    return last is None or (now - last).total_seconds() >= quarter_s(instance)
+    return last is None or (now - last).total_seconds() - used_ago_s >= quarter_s(instance)
 
 
 def record(store: LabelStore, instance_id: str, *, used_ago_s: float = 0.0, always: bool = False) -> bool:
@@ -60,7 +60,7 @@ def record(store: LabelStore, instance_id: str, *, used_ago_s: float = 0.0, alwa
         if ours:
             if last and last >= ours:
                 return True  # read again: it stands
-        elif not always and last and (used - last).total_seconds() < quarter_s(current):
+        elif not always and not due(current, now, used_ago_s):
             return False
         moment = max(used, last or used).replace(microsecond=0)
         repairing = ours is not None

@@ -49,20 +49,19 @@ class Board:
     def __init__(self, progress: Progress = silent) -> None:
         self.phase = ""
         self.percent: float | None = None
-        self.elapsed_s = 0.0
         self._progress = progress
         self._tell: Callable[[bytes], None] | None = None
 
     def __call__(self, phase: str, percent: float | None, elapsed_s: float) -> None:
         """A Progress."""
-        self.phase, self.percent, self.elapsed_s = phase, percent, elapsed_s
+        self.phase, self.percent = phase, percent
         self._progress(phase, percent, elapsed_s)
         if self._tell:
             self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
 
     def clear(self) -> None:
         """Nothing has been said yet of what begins now."""
-        self.phase, self.percent, self.elapsed_s = "", None, 0.0
+        self.phase, self.percent = "", None
 
     @contextlib.contextmanager
     def copied(self, tell: Callable[[bytes], None]) -> Iterator[None]:
@@ -110,6 +109,11 @@ class Ticker:
             slice_s = min(seconds, 1.0)
             self._sleep(slice_s)
             seconds -= slice_s
+
+
+def usable(status: dict[str, Any]) -> bool:
+    """Whether a status tells of an instance that takes requests: its boot is through, and no fence stands."""
+    return status["boot"]["phase"] == "ready" and not status.get("fence")
 
 
 def failure(status: dict[str, Any]) -> BootFailed | None:

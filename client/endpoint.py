@@ -3,7 +3,7 @@
 The instance's certificate is made on it and signed by nobody, so it is trusted only once the answer to GET
 /.exollama/proof, fetched on the very same connection before any key is sent, shows that whoever holds the certificate
 also holds our key (kubeadm finds its CA so). From then on its fingerprint is pinned; another has to be proved again.
-Neighbours: `cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, labels, model and settings only.
+Neighbours: `cloudinit/agent.py` and `nginx.conf` are the other side. Imports errors, labels, model, settings and tls.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import http.client
 import json
 import re
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from client.errors import (
 from client.labels import MAX_SECONDS
 from client.model import Instance, printable
 from client.settings import Secret
+from client.tls import pinned_context
 
 PORT: Final = 11435
 TIMEOUT_S: Final = 10.0
@@ -236,10 +236,7 @@ class Endpoint:
 
     def _connect(self) -> http.client.HTTPSConnection:
         """A new connection whose certificate is the pinned one, or was proved just now; no key is sent before that."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context = pinned_context()
         connection = http.client.HTTPSConnection(self.address, self.port, timeout=self.timeout_s, context=context)
         try:
             plain = socket.create_connection((self.address, self.port), self.timeout_s)

@@ -11,13 +11,13 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from client.boot import Board
 from client.errors import BootFailed, Draining, ExollamaError, NoInstance, Unreachable, Vanished
 from client.exchange import Exchange, Refusal, Reply, error
-from client.model import printable
+from client.model import last_day, printable
 from client.source import Place, Source
 from client.upstream import Pool
 
@@ -335,14 +335,11 @@ class Keeper:
 
     def _warn(self) -> None:
         place = self.place
-        if place is None or place.deadline is None or self._warned == place.id:
+        if place is None or self._warned == place.id:
             return
-        if place.deadline - datetime.now(UTC) < timedelta(days=1):
+        if words := last_day(place.zone, place.id, place.deadline, datetime.now(UTC)):
             self._warned = place.id
-            self._note(
-                f"{place.zone} {place.id} reaches the end of its lifetime at {place.deadline:%Y-%m-%d %H:%M} UTC: "
-                "it goes then, once quiet, and the next use makes a fresh one."
-            )
+            self._note(words)
 
     async def finish(self) -> None:
         """Write activity once more, where somebody used the instance since the last time."""

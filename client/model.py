@@ -175,6 +175,16 @@ def printable(value: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
+def last_day(zone: str, instance_id: str, deadline: datetime | None, now: datetime) -> str | None:
+    """That the deadline of an instance is less than a day away, in words, or None."""
+    if deadline is None or deadline - now > timedelta(days=1):
+        return None
+    return (
+        f"{zone} {instance_id} reaches the end of its lifetime at {deadline:%Y-%m-%d %H:%M} UTC: it goes then, once "
+        "quiet, and the next use makes a fresh one."
+    )
+
+
 def owned_live(instances: list[Instance], name: str) -> list[Instance]:
     """The owned instances of one name that are not on their way out, the oldest first."""
     mine = [i for i in instances if i.owned and i.owned_name == name and i.state not in GONE]

@@ -11,16 +11,16 @@ import contextlib
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from client.boot import Board
 from client.errors import NoInstance, SettingsError
 from client.forwarder import Address, Forwarder
 from client.guard import Guard, origins
 from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
-from client.settings import Secret, Settings, endpoint_key, web_address
+from client.settings import Reader, Secret, Settings, endpoint_key, web_address
 from client.source import ByUrl, Source
 from client.terminal import Terminal
 
@@ -44,28 +44,16 @@ class Options:
     @classmethod
     def read(cls, args: argparse.Namespace, env: Mapping[str, str]) -> Options:
         """Read them. Raises SettingsError with every problem at once."""
-        problems: list[str] = []
-
-        def read(what: str, parse: Callable[[str], Any], value: str, *, secret: bool = False) -> Any:
-            try:
-                return parse(value)
-            except ValueError as error:
-                problems.append(f"{what} {'' if secret else f'is {value[:100]!r}: '}{error}")
-                return None
-
-        def variable(name: str, parse: Callable[[str], Any], *, secret: bool = False) -> Any:
-            value = env.get(name, "").strip()
-            return read(name, parse, value, secret=secret) if value else None
-
-        address = read("--listen", _address, args.listen) or Address()
-        hold_s = read("--hold", _seconds, args.hold) or 0.0
-        drain_s = read("--drain", _seconds, args.drain) or 0.0
-        token = variable("EXOLLAMA_SERVE_TOKEN", _token, secret=True)
-        function_token = variable("EXOLLAMA_FUNCTION_TOKEN", _bearer, secret=True)
-        where = variable("EXOLLAMA_PROVISION_URL", web_address, secret=True)
-        allowed = variable("OLLAMA_ORIGINS", origins) or ()
+        reader = Reader(env)
+        address = reader.read("--listen", _address, args.listen, Address())
+        hold_s = reader.read("--hold", _seconds, args.hold, 0.0)
+        drain_s = reader.read("--drain", _seconds, args.drain, 0.0)
+        token = reader.get("EXOLLAMA_SERVE_TOKEN", _token, None, secret=True)
+        function_token = reader.get("EXOLLAMA_FUNCTION_TOKEN", _bearer, None, secret=True)
+        where = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
+        allowed = reader.get("OLLAMA_ORIGINS", origins, ())
         by_url = needs_no_credentials(env)
-        problems += _contradictions(args, env, by_url=by_url)
+        problems = [*reader.problems, *_contradictions(args, env, by_url=by_url)]
         guard = None
         try:
             guard = guard_for(address.host, token or _placeholder(env), allowed)
@@ -111,10 +99,14 @@ def _placeholder(env: Mapping[str, str]) -> Secret | None:
     return Secret("unread") if env.get("EXOLLAMA_SERVE_TOKEN", "").strip() else None
 
 
+def has_credentials(env: Mapping[str, str]) -> bool:
+    """Whether there is anything to ask the API with."""
+    return any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
+
+
 def needs_no_credentials(env: Mapping[str, str]) -> bool:
-    """Whether a provision function is to be asked, since there is nothing to ask the API with."""
-    has = any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
-    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has
+    """Whether a provision function is to be asked instead of the API."""
+    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has_credentials(env)
 
 
 def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from client import activity
 from client.api import Api
-from client.boot import Progress, boot_budget_s, failure, silent, wait_ready
+from client.boot import Progress, boot_budget_s, failure, silent, usable, wait_ready
 from client.endpoint import Endpoint
 from client.errors import (
     Denied,
@@ -81,7 +81,7 @@ class Session:
             try:
                 endpoint = self.endpoint(instance)
                 status = endpoint.status()
-                if status["boot"]["phase"] == "ready" and not status.get("fence"):
+                if usable(status):
                     return instance, endpoint, status
             except (Unreachable, NoInstance) as error:
                 log.info("%s", error)

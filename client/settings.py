@@ -106,7 +106,7 @@ class Settings:
         `credentials`: whether they are required. Raises SettingsError with one line for each variable that is missing
         or malformed.
         """
-        reader = _Reader(env)
+        reader = Reader(env)
         zone = reader.get("EXOSCALE_ZONE", _zone, DEFAULT_ZONE)
         zones = reader.get("EXOSCALE_ZONES", _zones, None)
         endpoint = reader.get("EXOSCALE_API_ENDPOINT", _endpoint, DEFAULT_ENDPOINT)
@@ -149,25 +149,29 @@ class Settings:
         return settings
 
 
-class _Reader:
-    """Reads variables and gathers what is wrong with them."""
+class Reader:
+    """Reads variables, and values from elsewhere, and gathers what is wrong with them in `problems`."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
         self.problems: list[str] = []
 
     def get(self, variable: str, parse: Callable[[str], T], default: D, *, secret: bool = False) -> T | D:
+        """A variable's value; the default where it is unset or cannot be read. A secret's value is never told."""
         value = self.env.get(variable, "").strip()
-        if not value:
-            return default
+        return self.read(variable, parse, value, default, secret=secret) if value else default
+
+    def read(self, what: str, parse: Callable[[str], T], value: str, default: D, *, secret: bool = False) -> T | D:
+        """What a value says; the default where it cannot be read."""
         try:
             return parse(value)
         except ValueError as error:
             seen = "" if secret else f" is {value[:100]!r}:"
-            self.problems.append(f"{variable}{seen} {error}")
+            self.problems.append(f"{what}{seen} {error}")
             return default
 
     def require(self, variable: str) -> str:
+        """A variable's value, which has to be there."""
         value = self.env.get(variable, "").strip()
         if not value:
             self.problems.append(

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from client import activity
-from client.boot import Board
+from client.boot import Board, usable
 from client.endpoint import Endpoint
 from client.errors import EndpointError, ExollamaError, SettingsError
 from client.model import Instance, printable
@@ -131,8 +131,7 @@ class ByCredentials:
         endpoint = self.session.endpoint(instance)
         with contextlib.closing(endpoint):
             status = endpoint.status()
-        usable = status["boot"]["phase"] == "ready" and not status.get("fence")
-        return self._place(instance, endpoint) if usable else None
+        return self._place(instance, endpoint) if usable(status) else None
 
     def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
         """As in Source."""
@@ -195,7 +194,7 @@ class ByUrl:
             except EndpointError as error:
                 log.info("%s", error)
                 return None
-        return place if status["boot"]["phase"] == "ready" and not status.get("fence") else None
+        return place if usable(status) else None
 
     def wake(self) -> Place:
         """As in Source."""

@@ -2,7 +2,7 @@
 
 asyncio's own TLS sets 256 KiB aside for each connection, copies once more on the way, and cannot tell an end that the
 other side meant from one that only TCP had; for hundreds of streams of short tokens all of that counts. No I/O.
-Neighbours: `client.upstream` carries the bytes. Imports nothing of the project.
+Neighbours: `client.upstream` carries the bytes; `client.endpoint` takes the context. Imports nothing of the project.
 """
 
 import hashlib

@@ -18,9 +18,9 @@ from typing import Any
 from client.api import Api
 from client.boot import Progress
 from client.errors import ExollamaError, SettingsError
-from client.model import Instance
+from client.model import Instance, last_day
 from client.session import Session, Tidy, Wake, void
-from client.settings import Settings, model_name
+from client.settings import Reader, Settings, model_name
 from client.terminal import Terminal
 from client.transport import http_client_send
 
@@ -101,14 +101,10 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
 
 def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Ollama's request for the arguments. Raises SettingsError, every problem at once, before anything is created."""
-    problems: list[str] = []
+    reader = Reader({})
 
     def read(what: str, parse: Callable[[str], Any], value: str) -> Any:
-        try:
-            return parse(value)
-        except ValueError as error:
-            problems.append(f"{what} is {value[:100]!r}: {error}")
-            return None
+        return reader.read(what, parse, value, None)
 
     payload: dict[str, Any] = {
         "model": settings.model if args.model is None else read("--model", model_name, args.model),
@@ -121,8 +117,8 @@ def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
         payload["options"] = dict(filter(None, (read("--option", _option, option) for option in args.option)))
     if args.format:
         payload["format"] = read("--format", _format, args.format)
-    if problems:
-        raise SettingsError(*problems)
+    if reader.problems:
+        raise SettingsError(*reader.problems)
     return payload
 
 
@@ -160,13 +156,7 @@ def _format(value: str) -> Any:
 
 def ends(instance: Instance, api: Api) -> str | None:
     """That its deadline is less than a day away, or None."""
-    deadline = instance.policy.deadline
-    if deadline is None or deadline - api.now() > timedelta(days=1):
-        return None
-    return (
-        f"{instance.zone} {instance.id} reaches the end of its lifetime at {deadline:%Y-%m-%d %H:%M} UTC: it goes "
-        "then, once quiet, and the next use makes a fresh one."
-    )
+    return last_day(instance.zone, instance.id, instance.policy.deadline, api.now())
 
 
 def goes(instance: Instance, api: Api) -> str:

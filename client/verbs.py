@@ -50,7 +50,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     except SettingsError as error:
         problems += error.problems
         settings = None
-        if not any(os.environ.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET")):
+        if not serve.has_credentials(os.environ):
             problems.append(
                 "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
             )
