@@ -256,12 +256,25 @@ class Relay:
         sock.connect(("127.0.0.1", self.port))
         return self.wires[-1]
 
-    def ask(self, request: bytes, answer: bytes = OK) -> tuple[Wire, Wire]:
-        """A whole exchange on new connections, which stay: the program's, the instance's."""
+    def begun(self, request: bytes) -> tuple[Wire, Wire]:
+        """A request that the instance has and not answered, on new connections: the program's, the instance's."""
         program = self.program()
         program.send(request)
         far = self.far.accept()
         far.message()
+        return program, far
+
+    def afresh(self, program: Wire) -> None:
+        """The program's next exchange, which is on a new connection to the instance."""
+        program.send(get())
+        far = self.far.accept()
+        far.message()
+        far.send(OK)
+        program.expect(OK)
+
+    def ask(self, request: bytes, answer: bytes = OK) -> tuple[Wire, Wire]:
+        """A whole exchange on new connections, which stay: the program's, the instance's."""
+        program, far = self.begun(request)
         far.send(answer)
         program.expect(answer)
         return program, far

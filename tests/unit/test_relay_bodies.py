@@ -70,10 +70,7 @@ def test_messages_that_come_byte_by_byte_arrive(answer: bytes) -> None:
 
 def test_pieces_of_an_answer_pass_as_they_come() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(ANSWER[:40])
         it.settle()
         assert program.quiet()  # a head goes on when it is whole
@@ -122,10 +119,7 @@ def test_an_answer_without_a_body_ends_with_its_head(request_: bytes, answer: by
 def test_interim_answers_pass_before_the_final_one() -> None:
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + b"HTTP/1.1 102 Processing\r\n\r\n"
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         for at in (20, len(interim)):
             far.send(interim[at - 20 if at == 20 else 20 : at])
             it.settle()
@@ -208,10 +202,7 @@ def test_without_an_instance_the_forwarder_invites_a_body_that_it_has_to_see() -
 def test_an_answer_that_ends_with_its_connection_is_passed_with_that_end(size: int) -> None:
     body = b"x" * size
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(b"HTTP/1.1 200 OK\r\nX-A: b\r\n\r\n" + body)
         far.half_close()
         assert program.rest() == b"HTTP/1.1 200 OK\r\nX-A: b\r\nConnection: close\r\n\r\n" + body
@@ -220,10 +211,7 @@ def test_an_answer_that_ends_with_its_connection_is_passed_with_that_end(size: i
 
 def test_where_an_answer_that_ends_with_its_connection_is_cut_its_end_is_a_reset() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
         program.until(b"half")
         far.reset()
@@ -252,10 +240,7 @@ def test_a_program_of_http_1_0_gets_an_answer_that_ends_with_its_connection(answ
 
 def test_a_program_of_http_1_0_gets_no_chunks() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(b"GET /api/tags HTTP/1.0\r\n\r\n")
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(b"GET /api/tags HTTP/1.0\r\n\r\n")
         far.send(ANSWER)
         assert program.rest().startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
         assert it.far.nobody()

@@ -134,10 +134,7 @@ def test_an_instance_that_nothing_connects_to_is_looked_at_again_and_not_for_eve
 )
 def test_a_request_whose_answer_s_head_was_cut_is_refused_and_not_repeated(how: End, part: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         far.send(part)
         it.settle()
         how(far)
@@ -163,10 +160,7 @@ def test_a_request_whose_answer_s_head_was_cut_is_refused_and_not_repeated(how: 
 )
 def test_an_answer_that_is_cut_reaches_the_program_as_far_as_it_came_and_is_not_repeated(how: End, part: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         far.send(part)
         program.expect(part)
         how(far)
@@ -193,10 +187,7 @@ GARBAGE = {
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_an_answer_that_cannot_be_read_is_a_502_and_ends_its_connection(garbage: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(garbage)
         if b" 100 " in garbage:
             program.expect(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -209,10 +200,7 @@ def test_an_answer_that_cannot_be_read_is_a_502_and_ends_its_connection(garbage:
 def test_chunks_that_turn_out_malformed_break_the_answer() -> None:
     part = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(part)
         program.expect(part)
         far.send(b"zz\r\n")
@@ -333,10 +321,7 @@ def test_a_fence_on_a_kept_connection_is_a_fence_too(monkeypatch: pytest.MonkeyP
 
 def test_a_long_body_that_meets_a_fence_gets_a_503() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(post(b"x" * (KEEP + 1)))
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post(b"x" * (KEEP + 1)))
         far.send(DRAINING)
         status, _, head = refusal(program)
         assert (status, b"Retry-After: 5" in head, b"X-Exollama" in head) == (503, True, False)
@@ -357,10 +342,7 @@ def test_a_long_body_that_meets_a_fence_gets_a_503() -> None:
 )
 def test_every_other_answer_passes_as_it_is_without_the_agent_s_field(status: bytes, field: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         far.send(b"HTTP/1.1 " + status + b"\r\n" + field + b"Retry-After: 9\r\nContent-Length: 4\r\n\r\nbusy")
         program.expect(b"HTTP/1.1 " + status + b"\r\nRetry-After: 9\r\nContent-Length: 4\r\n\r\nbusy")
         it.wait(lambda: it.idle() == 1)

@@ -73,10 +73,7 @@ def test_a_forwarder_that_closes_cuts_after_its_time_and_counts() -> None:
 
 def test_a_forwarder_that_is_hurried_waits_no_longer() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(HEAD)
         program.expect(HEAD)
         with closing(it, 3600.0) as cut:

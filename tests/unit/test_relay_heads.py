@@ -73,10 +73,7 @@ def test_fields_of_the_instance_s_hop_do_not_reach_the_program() -> None:
         b"Upgrade: h2c\r\nX-Exollama: ready\r\nTE: x\r\n"
     )
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(b"HTTP/1.1 200 Fine\r\nServer: nginx\r\n" + own + b"Set-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok")
         program.expect(b"HTTP/1.1 200 Fine\r\nServer: nginx\r\nSet-Cookie: a=b\r\nContent-Length: 2\r\n\r\nok")
 
@@ -103,10 +100,7 @@ def test_the_key_is_in_nothing_that_a_program_gets(how: str) -> None:
 
 def test_a_browser_s_page_gets_the_forwarder_s_leave_with_the_instance_s_answer() -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get(more=b"Origin: http://localhost:3000\r\n"))
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get(more=b"Origin: http://localhost:3000\r\n"))
         far.send(OK)
         leave = b"Access-Control-Allow-Origin: http://localhost:3000\r\nVary: Origin\r\n"
         program.expect(OK.replace(b"Content-Length", leave + b"Content-Length"))
@@ -188,10 +182,7 @@ def test_what_is_no_request_is_refused_and_nothing_of_it_reaches_the_instance(st
 def test_a_request_before_what_is_none_gets_its_answer(name: str) -> None:
     status, request = MALFORMED[name]
     with relay() as it:
-        program = it.program()
-        program.send(get() + request)
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get() + request)
         it.settle()
         far.send(OK)
         program.expect(OK)

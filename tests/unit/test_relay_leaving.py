@@ -24,10 +24,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 def test_whoever_leaves_before_the_answer_s_end_ends_the_instance_s_work(leave: Leave, answer: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         far.send(answer)
         it.settle()
         leave(program)
@@ -72,10 +69,7 @@ def test_whoever_leaves_while_held_is_forgotten_and_never_sent(leave: Leave) -> 
 def test_whoever_leaves_between_two_tries_is_not_tried_again(leave: Leave, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.forwarder._FENCED_S", 60.0)
     with relay() as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         far.send(b"HTTP/1.1 503 No\r\nX-Exollama: draining\r\nContent-Length: 0\r\n\r\n")
         far.ends()
         leave(program)
@@ -98,10 +92,7 @@ def test_whoever_leaves_without_a_request_is_forgotten(leave: Leave, before: byt
 @LEAVES
 def test_whoever_leaves_takes_what_it_pipelined_along(leave: Leave) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get() + post() + get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get() + post() + get())
         leave(program)
         far.ends()
         it.wait(lambda: not it.forwarder._connections)

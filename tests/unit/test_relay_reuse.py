@@ -48,11 +48,7 @@ def test_a_connection_that_the_instance_closed_while_it_was_unused_is_not_used()
         program, far = it.ask(get())
         far.close()
         it.wait(lambda: it.idle() == 0)
-        program.send(get())
-        second = it.far.accept()
-        second.message()
-        second.send(OK)
-        program.expect(OK)
+        it.afresh(program)
         assert it.counts == {"forwarded": 2}
 
 
@@ -159,10 +155,7 @@ def test_what_a_program_pipelines_without_reading_does_not_pile_up() -> None:
 )
 def test_bytes_behind_an_answer_s_end_are_not_passed_on_and_end_the_connection(answer: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(answer)
         far.ends()
         program.send(get())
@@ -179,11 +172,7 @@ def test_bytes_that_nobody_asked_for_end_an_unused_connection() -> None:
         far.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
         far.ends()
         it.wait(lambda: it.idle() == 0)
-        program.send(get())
-        second = it.far.accept()
-        second.message()
-        second.send(OK)
-        program.expect(OK)
+        it.afresh(program)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +185,7 @@ def test_bytes_that_nobody_asked_for_end_an_unused_connection() -> None:
 )
 def test_a_connection_that_the_instance_will_close_is_not_kept_but_the_program_s_is(answer: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(answer)
         program.expect(OK)
         far.ends()
@@ -218,10 +204,7 @@ def test_a_connection_that_the_instance_will_close_is_not_kept_but_the_program_s
 )
 def test_a_program_that_wants_its_connection_closed_behind_the_answer_has_that(request_: bytes) -> None:
     with relay() as it:
-        program = it.program()
-        program.send(request_)
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(request_)
         far.send(OK)
         program.expect(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         assert program.rest() == b""

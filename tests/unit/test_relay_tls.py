@@ -98,10 +98,7 @@ def test_whoever_speaks_no_tls_gets_nothing_but_a_hello(said: bytes, monkeypatch
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_answer_that_ends_with_its_connection_is_whole_only_where_tls_says_so(pinned: Pinned, whole: bool) -> None:
     with relay(context=pinned[0], fingerprint=pinned[1]) as it:
-        program = it.program()
-        program.send(get())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(get())
         far.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
         program.until(b"\r\n\r\nhello")
         assert isinstance(far.sock, ssl.SSLSocket)
@@ -122,11 +119,7 @@ def test_a_connection_that_was_closed_while_unused_is_not_used_over_tls_either(p
         program, far = it.ask(get())
         far.close()
         it.wait(lambda: it.idle() == 0)
-        program.send(get())
-        second = it.far.accept()
-        second.message()
-        second.send(OK)
-        program.expect(OK)
+        it.afresh(program)
 
 
 def test_over_tls_too_nobody_sends_on_to_whoever_does_not_read(pinned: Pinned) -> None:
@@ -162,10 +155,7 @@ def test_over_tls_too_nobody_sends_on_to_whoever_does_not_read(pinned: Pinned) -
 @pytest.mark.parametrize("leaves", ["closes", "resets"])
 def test_whoever_leaves_ends_a_pinned_connection_too(pinned: Pinned, leaves: str) -> None:
     with relay(context=pinned[0], fingerprint=pinned[1]) as it:
-        program = it.program()
-        program.send(post())
-        far = it.far.accept()
-        far.message()
+        program, far = it.begun(post())
         if leaves == "closes":
             program.close()
         else:
