@@ -127,10 +127,10 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
     return BootFailed(f"The boot failed in phase {phase}: {printable(error.get('message'))}", phase=phase, log=log)
 
 
-def boot_budget_s(instance: Instance, now: datetime) -> float:
-    """How long its boot may still take, in seconds; never less than it takes to notice that it is ready."""
+def boot_budget_s(instance: Instance, now: datetime, reach_s: float = REACH_S) -> float:
+    """How long its boot may still take, in seconds; never less than `reach_s`, to notice that it is ready."""
     until = instance.booting_until(now)
-    return max((until - now).total_seconds() if until else 0.0, REACH_S)
+    return max((until - now).total_seconds() if until else 0.0, reach_s)
 
 
 def wait_ready(

@@ -31,6 +31,10 @@ class Vanished(ExollamaError):
     """The instance that this run made was removed by somebody else while it was waited for: the next run makes one."""
 
 
+class OutOfTime(ExollamaError):
+    """The time that this call was given is over; the next one goes on from here."""
+
+
 class ClockError(ExollamaError):
     """The local clock and the API's differ by more than ten minutes, so nothing is acted upon."""
 

@@ -132,7 +132,7 @@ class Settings:
             name=reader.get("EXOSCALE_INSTANCE_NAME", instance_name, "exollama"),
             instance_type=reader.get("EXOSCALE_INSTANCE_TYPE", _instance_type, None),
             template=reader.get("EXOSCALE_TEMPLATE", _template, "Linux Ubuntu 22.04 LTS 64-bit"),
-            disk_gib=reader.get("EXOSCALE_DISK_SIZE", _whole("GiB", 10, 51200), 50),
+            disk_gib=reader.get("EXOSCALE_DISK_SIZE", whole("GiB", 10, 51200), 50),
             model=reader.get(model_variable, model_name, DEFAULT_MODEL),
             key=reader.get("EXOSCALE_OLLAMA_KEY", endpoint_key, None, secret=True),
             image=reader.get("EXOSCALE_OLLAMA_IMAGE", _image, DEFAULT_IMAGE),
@@ -262,7 +262,9 @@ def _image(value: str) -> str:
     return value
 
 
-def _whole(unit: str, least: int, most: int) -> Callable[[str], int]:
+def whole(unit: str, least: int, most: int) -> Callable[[str], int]:
+    """What reads a whole number of a unit between two bounds, and raises ValueError."""
+
     def parse(value: str) -> int:
         number = int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", value) else None
         if number is None or not least <= number <= most:
@@ -272,7 +274,7 @@ def _whole(unit: str, least: int, most: int) -> Callable[[str], int]:
     return parse
 
 
-_SECONDS: Final = _whole("seconds", 1, labels.MAX_SECONDS)
+_SECONDS: Final = whole("seconds", 1, labels.MAX_SECONDS)
 
 
 def _lifetime(value: str) -> int | None:

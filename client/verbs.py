@@ -102,19 +102,17 @@ def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     from functions import status
 
     result = status.run(settings, probe=args.probe, check=args.check)
-    overdue = [item for item in result["instances"] if item["overdue"]]
+    overdue = status.overdue(result)
     if args.json:
         print(json.dumps(result))
     elif not args.check or overdue:
-        print(status.text({**result, "instances": overdue} if args.check else result))
+        late = [item for item in result["instances"] if item["overdue"]]
+        print(status.text({**result, "instances": late} if args.check else result))
     for item in result["instances"]:
         if item["deadline_s"] is not None and item["deadline_s"] < 86400 and not args.check:
             terminal.note(f"{item['zone']} {item['id']} reaches its deadline at {item['deadline']}.")
-    for item in overdue:
-        terminal.note(
-            f"{item['zone']} {item['id']} ({item['name']}) should be gone: {item['overdue']}. Does a reaper run "
-            "(cron), and can it reach port 11435? Try: exollama reap"
-        )
+    for sentence in overdue:
+        terminal.note(sentence)
     return 1 if _failures(result, terminal) or overdue else 0
 
 
@@ -143,13 +141,13 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
 
 
 def _failures(result: Mapping[str, Any], terminal: Terminal) -> bool:
-    """Tell what of a result failed: instances that were acted upon, and zones that could not be looked at."""
-    failed = [item for item in result["instances"] if item.get("outcome") == "failed"]
-    for item in failed:
-        terminal.note(f"{item['zone']} {item['id']} ({item['name']}): {item['reason']}")
-    for problem in result.get("failed", ()):
-        terminal.note(problem)
-    return bool(failed or result.get("failed"))
+    """Tell what of a result failed, and whether anything did."""
+    from functions import zones
+
+    failed = zones.failures(result)
+    for sentence in failed:
+        terminal.note(sentence)
+    return bool(failed)
 
 
 def _generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, NotFound
+from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, NotFound, OutOfTime
 from client.model import GONE, Instance
 from client.settings import Secret
 from functions import policy
@@ -29,7 +29,10 @@ _DEEDS: Final[dict[Verb, tuple[Deed, str]]] = {Verb.DESTROY: (destroy, "destroye
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one instance. `outcome`: kept, destroyed, stopped, planned (dry run) or failed."""
+    """What became of one instance.
+
+    `outcome`: kept, destroyed, stopped, planned (dry run), failed, or unfinished: the next pass goes on from there.
+    """
 
     instance: Instance
     outcome: str
@@ -61,6 +64,8 @@ def reap_one(
         return act(cloud, seen, decision)
     except NotFound:
         return Outcome(instance, "kept", "gone meanwhile")
+    except OutOfTime as error:
+        return Outcome(instance, "unfinished", str(error))
     except ExollamaError as error:
         return Outcome(instance, "failed", str(error))
     except Exception as error:  # what nobody thought of in one instance must not keep others running

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.boot import Progress, Ticker, silent
+from client.boot import REACH_S, Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import OllamaError, Unreachable
 from client.model import Instance
@@ -35,6 +35,8 @@ def run(
     *,
     wait: bool = True,
     keep_failed: bool = False,
+    resumes: bool = False,
+    reach_s: float = REACH_S,
     note: Callable[[str], None] = log.info,
     progress: Progress = silent,
     send: Send | None = None,
@@ -45,7 +47,8 @@ def run(
     """Provision, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
 
     What is overdue in the same zone is reaped meanwhile. Times are RFC 3339 in UTC or None; `key` is a
-    `client.settings.Secret`. Raises ExollamaError: SettingsError, ApiError, BootFailed, Unreachable and the rest of
+    `client.settings.Secret`. `resumes` and `reach_s`: for callers of short patience who ask until it is ready, see
+    `functions.provisioning`. Raises ExollamaError: SettingsError, ApiError, BootFailed, Unreachable and the rest of
     `client.errors`.
     """
     ticker = Ticker(progress, monotonic, sleep)
@@ -73,6 +76,8 @@ def run(
         progress=ticker.progress,
         monotonic=monotonic,
         keep_failed=keep_failed,
+        resumes=resumes,
+        reach_s=reach_s,
         under_way=under_way,
     )
     found = protocol.run(wait=wait)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from client import activity
-from client.boot import UNREACHABLE, Progress, boot_budget_s, failure, wait_ready
+from client.boot import REACH_S, UNREACHABLE, Progress, boot_budget_s, failure, wait_ready
 from client.errors import (
     ApiError,
     BootFailed,
@@ -26,7 +26,7 @@ from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
 from functions.plan import Draft
-from functions.policy import Decision, Verb, by_surplus, may_start
+from functions.policy import Decision, Verb, by_probe, by_surplus, may_start
 from functions.protocol import ASKS, Outcome, act, drain, fresh_owner, vouched
 from functions.seams import Cloud, Connect, Endpoint
 
@@ -55,6 +55,8 @@ class Provisioning:
     """One run of the protocol.
 
     `order` drafts a create call only once one is needed; `under_way` is told the id of what is created or waited for.
+    `resumes`: this run goes on where short ones before it ended, so a failed boot that it finds is its own to tell and
+    to end, as the creator would have; `reach_s` is how long silence after the boot timeout is then borne.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Provisioning:
         progress: Progress,
         monotonic: Callable[[], float],
         keep_failed: bool = False,
+        resumes: bool = False,
+        reach_s: float = REACH_S,
         under_way: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.cloud = cloud
@@ -78,6 +82,8 @@ class Provisioning:
         self.progress = progress
         self.monotonic = monotonic
         self.keep_failed = keep_failed
+        self.resumes = resumes
+        self.reach_s = reach_s
         self.under_way = under_way
         self.created: str | None = None
         self._condemned: set[str] = set()
@@ -262,7 +268,7 @@ class Provisioning:
         try:
             return wait_ready(
                 endpoint,
-                budget_s=boot_budget_s(instance, self.cloud.now()),
+                budget_s=boot_budget_s(instance, self.cloud.now(), self.reach_s),
                 look=lambda: self._look(instance),
                 progress=self.progress,
                 monotonic=self.monotonic,
@@ -311,21 +317,38 @@ class Provisioning:
     def _not_ready(self, instance: Instance, error: BootFailed) -> None:
         """What follows from a boot that did not get ready."""
         self._condemned.add(instance.id)
-        if instance.id != self.created:
-            self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
-            if error.phase == UNREACHABLE:
-                # Our own network may be the reason, and a new instance would cost without being reachable either: so
-                # this is an error, unless there is another one that can be reached.
-                self._unreachable = Unreachable(
-                    f"Instance {instance.id} runs, but its port 11435 cannot be reached from here. Check the network "
-                    "and the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; then run this "
-                    "again."
-                )
+        if instance.id == self.created:
+            rest = (
+                f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
+            )
+            if not self.keep_failed:
+                rest = f"{self._removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
+            raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
+        if self.resumes and error.phase != UNREACHABLE:
+            self._end_as_its_maker(instance, error)
+        self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
+        if error.phase == UNREACHABLE:
+            # Our own network may be the reason, and a new instance would cost without being reachable either: so
+            # this is an error, unless there is another one that can be reached.
+            self._unreachable = Unreachable(
+                f"Instance {instance.id} runs, but its port 11435 cannot be reached from here. Check the network "
+                "and the EXOSCALE_ALLOWED_CIDRS of the run that made it, or delete it in the portal; then run this "
+                "again."
+            )
+
+    def _end_as_its_maker(self, instance: Instance, error: BootFailed) -> None:
+        """End what a run before this one made, and raise why; otherwise each next run would make another that fails.
+
+        Returns where a reaper would leave it alone, as one that is kept to be looked at, or it is gone already.
+        """
+        try:
+            seen = self.cloud.get_instance(instance.id)
+            outcome = self._drained(seen, lambda status: by_probe(seen, self.cloud.now(), status))
+        except NotFound:
             return
-        rest = f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
-        if not self.keep_failed:
-            rest = f"{self._removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
-        raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
+        if outcome and outcome.outcome == "destroyed":
+            rest = f"Instance {instance.id} was destroyed. Asking again makes another."
+            raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
 
     def _vanished(self, instance: Instance) -> None:
         if instance.id == self.created:
@@ -348,6 +371,10 @@ class Provisioning:
 
     def _end(self, instance: Instance) -> Outcome:
         """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
+        return self._drained(instance, by_surplus) or act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
+
+    def _drained(self, instance: Instance, judge: Callable[[dict[str, Any]], Decision]) -> Outcome | None:
+        """What became of it through its fence; None where it is silent each time."""
         header, trouble = instance.header(), ""
         owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
         for attempt in range(ASKS if header else 0):
@@ -355,12 +382,10 @@ class Provisioning:
                 self.cloud.sleep(PAUSE_S)
             assert header
             try:
-                return drain(self.cloud, self.connect(instance, header.key), instance, by_surplus, owner=owner)
+                return drain(self.cloud, self.connect(instance, header.key), instance, judge, owner=owner)
             except EndpointError as error:
                 trouble = trouble if error.silent else str(error)
-        if trouble:
-            return Outcome(instance, "kept", trouble)
-        return act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
+        return Outcome(instance, "kept", trouble) if trouble else None
 
     def _pause(self, phase: str) -> None:
         self.progress(phase, None, 0.0)

@@ -5,11 +5,13 @@
 """
 
 import logging
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 from client.endpoint import Endpoint
@@ -40,8 +42,9 @@ def run(
 ) -> dict[str, Any]:
     """Make one pass and return `{"dry_run", "zones", "instances": […], "failed": […]}`.
 
-    Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed, stopped, planned or failed;
-    `failed` holds sentences about zones that could not be looked at. Raises ExollamaError where no zone could be.
+    Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed, stopped, planned, failed or,
+    where `send` or `sleep` raise OutOfTime, unfinished. `failed` holds sentences about zones that could not be looked
+    at. Raises ExollamaError where no zone could be.
     """
     zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
 
@@ -50,7 +53,10 @@ def run(
         return reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
 
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
-    outcomes = side_by_side(reap, work, at_once=AT_ONCE)
+    # In any order, so that passes that are cut short do not all end before the same instances.
+    order = secrets.SystemRandom().sample(range(len(work)), len(work))
+    done = side_by_side(lambda index: (index, reap(work[index])), order, at_once=AT_ONCE)
+    outcomes = [outcome for _, outcome in sorted(done, key=itemgetter(0))]
     return {
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],

@@ -100,6 +100,16 @@ def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> 
     }
 
 
+def overdue(result: dict[str, Any]) -> list[str]:
+    """What a reaper should have removed by now, a sentence each, of a result with `check`."""
+    return [
+        f"{one['zone']} {one['id']} ({one['name']}) should be gone: {one['overdue']}. Does a reaper run (cron), and "
+        "can it reach port 11435? Try: exollama reap"
+        for one in result["instances"]
+        if one["overdue"]
+    ]
+
+
 def text(result: dict[str, Any]) -> str:
     """A result as a table."""
     if not result["instances"]:

@@ -39,6 +39,13 @@ def nothing(result: Mapping[str, Any]) -> str:
     return "Nothing is known: no zone could be looked at."
 
 
+def failures(result: Mapping[str, Any]) -> list[str]:
+    """What of a pass or a look failed, a sentence each: instances that were acted upon, zones that were not seen."""
+    instances = [one for one in result["instances"] if one.get("outcome") == "failed"]
+    sentences = [f"{one['zone']} {one['id']} ({one['name']}): {one['reason']}" for one in instances]
+    return [*sentences, *result.get("failed", ())]
+
+
 def survey(
     settings: Settings,
     send: Send,

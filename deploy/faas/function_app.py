@@ -1,0 +1,27 @@
+"""Azure Functions (Python v2 model): one HTTP function, and a timer that reaps every ten minutes.
+
+The token that `functions.faas` demands is the lock, hence ANONYMOUS: a key of the platform's beside it adds nothing.
+"""
+
+import azure.functions as func
+
+from functions import faas
+
+app = func.FunctionApp()
+
+
+@app.function_name("exollama")
+@app.route(
+    route="{action:regex(^(provision|status|reap)$)?}", methods=["GET", "POST"], auth_level=func.AuthLevel.ANONYMOUS
+)
+def exollama(request: func.HttpRequest) -> func.HttpResponse:
+    """Provision, status or reap over HTTP."""
+    said = faas.azure(request)
+    return func.HttpResponse(said.body, status_code=said.status, headers=said.headers)
+
+
+@app.function_name("reap")
+@app.timer_trigger(schedule="0 */10 * * * *", arg_name="timer")
+def reap(timer: func.TimerRequest) -> None:
+    """Reap on schedule; what fails is raised, so that the platform shows it."""
+    faas.azure_timer(timer)

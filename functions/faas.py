@@ -1,0 +1,334 @@
+"""The functions behind a FaaS: one core, `handle`, and a thin adapter for each way in which a platform calls it.
+
+`invoke` is for AWS Lambda, Scaleway and what is shaped like them; `wsgi` and `asgi` for any container and Knative;
+`google` for functions-framework; `openfaas`; `azure` and `azure_timer` for Azure Functions. What comes over HTTP has
+to show EXOLLAMA_FUNCTION_TOKEN; schedules and plain events are let in by the platform itself. Neighbours:
+`functions.calls` reads what is asked, `functions.budget` keeps to the platform's time. No platform's own package is
+imported; deploy/faas/ has the few lines that some of them want beside this.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final
+
+from client.boot import REACH_S, Board
+from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
+from client.settings import Reader, Settings, whole
+from client.transport import Send
+from functions.budget import Budget
+from functions.calls import (
+    MAX_BODY,
+    BadCall,
+    Call,
+    Request,
+    checked,
+    from_event,
+    from_request,
+    is_http,
+    query_of,
+    request_of,
+)
+from functions.transport import urllib3_send
+
+log = logging.getLogger("exollama.faas")
+
+DEFAULT_S: Final = 55.0
+"""How long a call may take where neither the platform nor EXOLLAMA_FUNCTION_TIMEOUT says so."""
+HTTP_S: Final = 25.0
+"""How long an answer over HTTP may take: gateways give up after half a minute."""
+PROVISION_S: Final = 10.0
+"""The same for provision, which is asked again until the instance is ready."""
+SPARE_S: Final = 1.0
+"""What is left of the time for the answer itself."""
+RETRY_AFTER_S: Final = 5
+
+
+class CallFailed(ExollamaError):
+    """A call that nobody waits for over HTTP has failed; raised so that the platform counts it as failed."""
+
+
+def handle(
+    action: str,
+    params: Mapping[str, Any],
+    env: Mapping[str, str],
+    *,
+    over_http: bool = False,
+    reveal: bool = False,
+    remaining_s: float | None = None,
+    send: Send | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> tuple[int, dict[str, Any]]:
+    """Provision, look (`status`) or reap for somebody who may, and return an HTTP status and an object for JSON.
+
+    200 comes with what the verb's `run` returns, its key masked unless `reveal`. 202 says that the time was over before
+    the instance was ready (`{"phase", "percent", "retry_after_s"}`) or all was reaped; asking again goes on from there.
+    Everything else has `"error"`: 400 for a call that is wrong, 502 for what the API refused, 504 for no time at all,
+    500 for the rest, such as settings, what could not be reaped, or with `check` what should have been.
+
+    `params`, all true or false: `probe` and `check` of status, `dry_run` of reap. `remaining_s`: what the platform
+    leaves; `over_http`: whether somebody waits on a connection, so that it has to be soon. Raises nothing of its own.
+    """
+    began = monotonic()
+    try:
+        action, params = checked(action, params)
+        settings = Settings.from_env(env)
+        budget = Budget(_limit_s(action, env, remaining_s, over_http=over_http), sleep=sleep, monotonic=monotonic)
+        seams = {"send": budget.send(send or urllib3_send()), "sleep": budget.sleep, "clock": clock}
+        if action == "provision":
+            status, said = _provision(settings, budget, reveal=reveal, monotonic=monotonic, **seams)
+        else:
+            status, said = (_reap if action == "reap" else _look)(settings, **params, **seams)
+    except ExollamaError as error:
+        status, said = _status(error), {"error": str(error)}
+    why = f": {said['error']}" if "error" in said else ""
+    level = logging.INFO if status < 400 else logging.WARNING
+    log.log(level, "%s: %d after %.1f s%s", action, status, monotonic() - began, why)
+    return status, said
+
+
+def _limit_s(action: str, env: Mapping[str, str], remaining_s: float | None, *, over_http: bool) -> float:
+    reader = Reader(env)
+    set_s = reader.get("EXOLLAMA_FUNCTION_TIMEOUT", whole("seconds", 2, 86400), DEFAULT_S)
+    if reader.problems:
+        raise SettingsError(*reader.problems)
+    limit_s = max((set_s if remaining_s is None else remaining_s) - SPARE_S, SPARE_S)
+    return min(limit_s, PROVISION_S if action == "provision" else HTTP_S) if over_http else limit_s
+
+
+def _provision(
+    settings: Settings, budget: Budget, *, reveal: bool, monotonic: Callable[[], float], **seams: Any
+) -> tuple[int, dict[str, Any]]:
+    from functions import provision
+
+    board = Board()
+    try:
+        result = provision.run(
+            settings,
+            resumes=True,
+            reach_s=min(REACH_S, budget.total_s / 3),
+            progress=budget.progress(board),
+            monotonic=monotonic,
+            **seams,
+        )
+    except OutOfTime:
+        phase = board.phase or "provisioning"
+        return 202, {"phase": phase, "percent": board.percent, "retry_after_s": RETRY_AFTER_S}
+    return 200, {**result, "key": result["key"].reveal() if reveal else "***"}
+
+
+def _reap(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
+    from functions import reap_idle
+    from functions.zones import failures
+
+    result = reap_idle.run(settings, **how)
+    if failed := failures(result):
+        return 500, {**result, "error": " ".join(failed)}
+    if any(one["outcome"] == "unfinished" for one in result["instances"]):
+        return 202, {**result, "retry_after_s": RETRY_AFTER_S}
+    return 200, result
+
+
+def _look(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
+    from functions import status
+    from functions.zones import failures
+
+    result = status.run(settings, **how)
+    failed = [*failures(result), *status.overdue(result)]
+    return (500, {**result, "error": " ".join(failed)}) if failed else (200, result)
+
+
+def _status(error: ExollamaError) -> int:
+    if isinstance(error, BadCall):
+        return error.status
+    if isinstance(error, OutOfTime):
+        return 504
+    return 502 if isinstance(error, ApiError) else 500
+
+
+# -- HTTP, in whatever shape
+
+
+class Answer:
+    """What goes back: an HTTP status, headers, and JSON as bytes."""
+
+    def __init__(self, status: int, said: Mapping[str, Any], *, allow: str | None = None) -> None:
+        self.status = status
+        self.body = json.dumps(said).encode()
+        self.headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        if "retry_after_s" in said:
+            self.headers["Retry-After"] = str(said["retry_after_s"])
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
+        if allow:
+            self.headers["Allow"] = allow
+
+
+def answer(request: Callable[[], Request], remaining_s: float | None = None) -> Answer:
+    """Answer an HTTP request; `request` reads it. Raises nothing."""
+    try:
+        call = from_request(request(), os.environ)
+        return Answer(*_do(call, remaining_s, over_http=True))
+    except BadCall as error:
+        log.warning("refused with %d: %s", error.status, error)
+        return Answer(error.status, {"error": str(error)}, allow=error.allow)
+    except Exception:
+        log.exception("unexpected")  # a traceback shows code, and no secret
+        return Answer(500, {"error": "Something unexpected happened; the function's log has more. Please report it."})
+
+
+def _do(call: Call, remaining_s: float | None, *, over_http: bool) -> tuple[int, dict[str, Any]]:
+    return handle(
+        call.action,
+        call.params,
+        os.environ,
+        over_http=over_http,
+        reveal=call.with_token,
+        remaining_s=remaining_s,
+    )
+
+
+def invoke(event: Any, context: Any = None) -> dict[str, Any]:
+    """AWS Lambda, Scaleway and what is shaped like them: `functions.faas.invoke` is the handler.
+
+    An HTTP request (function URL, API gateway, load balancer, Scaleway) is answered with `{"statusCode", …}`. A
+    schedule reaps, and a plain `{"action": …}` does that; both return what `handle` does, or raise CallFailed.
+    """
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    remaining_s = remaining() / 1000 if callable(remaining) else None
+    if is_http(event):
+        said = answer(lambda: request_of(event), remaining_s)
+        return {
+            "statusCode": said.status,
+            "headers": said.headers,
+            "body": said.body.decode(),
+            "isBase64Encoded": False,
+        }
+    try:
+        call = from_event(event, os.environ)
+    except BadCall as error:
+        log.warning("refused: %s", error)
+        raise
+    return _unasked(call, remaining_s)
+
+
+def _unasked(call: Call, remaining_s: float | None = None) -> dict[str, Any]:
+    """Do what nobody waits for over HTTP. Raises CallFailed, which `handle` has logged."""
+    status, said = _do(call, remaining_s, over_http=False)
+    if status >= 400:
+        raise CallFailed(str(said["error"]))
+    return said
+
+
+Environ = dict[str, Any]
+Headers = list[tuple[str, str]]
+
+
+def wsgi(environ: Environ, start_response: Callable[[str, Headers], object]) -> Iterable[bytes]:
+    """The WSGI application (PEP 3333): `functions.faas:wsgi`."""
+    from http import HTTPStatus
+
+    def request() -> Request:
+        length = str(environ.get("CONTENT_LENGTH") or "0")
+        # One byte more than may be tells that there is more.
+        body = environ["wsgi.input"].read(min(int(length), MAX_BODY + 1)) if length.isdecimal() else b""
+        headers = {name[5:].replace("_", "-"): str(value) for name, value in environ.items() if name[:5] == "HTTP_"}
+        return Request(
+            method=environ["REQUEST_METHOD"],
+            path=environ.get("PATH_INFO", ""),
+            query=query_of(environ.get("QUERY_STRING", "")),
+            headers=headers,
+            body=body,
+        )
+
+    said = answer(request)
+    start_response(f"{said.status} {HTTPStatus(said.status).phrase}", _sized(said))
+    return [said.body]
+
+
+Message = MutableMapping[str, Any]
+
+
+async def asgi(
+    scope: Mapping[str, Any],
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Message], Awaitable[None]],
+) -> None:
+    """The ASGI application (3.0): `functions.faas:asgi`. Each request runs in a thread of its own."""
+    import asyncio
+
+    if scope["type"] == "lifespan":
+        while True:
+            event = (await receive())["type"].removeprefix("lifespan.")
+            await send({"type": f"lifespan.{event}.complete"})
+            if event == "shutdown":
+                return
+    if scope["type"] != "http":
+        raise BadCall(400, f"This application speaks HTTP, not {scope['type']}.")
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        part = await receive()
+        if part["type"] == "http.disconnect":
+            return
+        body += part.get("body", b"")
+        if not part.get("more_body"):
+            break
+    request = Request(
+        method=scope["method"],
+        path=scope["path"],
+        query=query_of(scope["query_string"].decode("latin-1")),
+        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+        body=bytes(body),
+    )
+    said = await asyncio.to_thread(answer, lambda: request)
+    headers = [(name.lower().encode(), value.encode()) for name, value in _sized(said)]
+    await send({"type": "http.response.start", "status": said.status, "headers": headers})
+    await send({"type": "http.response.body", "body": said.body})
+
+
+def _sized(said: Answer) -> Headers:
+    return [*said.headers.items(), ("Content-Length", str(len(said.body)))]
+
+
+def google(request: Any) -> tuple[bytes, int, dict[str, str]]:
+    """Google's functions-framework, signature type http: takes a Flask request, returns what Flask takes."""
+    said = answer(
+        lambda: Request(
+            method=request.method,
+            path=request.path,
+            query=request.args,
+            headers=request.headers,
+            body=request.get_data(),
+        )
+    )
+    return said.body, said.status, said.headers
+
+
+def openfaas(event: Any, context: Any) -> dict[str, Any]:  # noqa: ARG001 - the template passes both
+    """OpenFaaS, template python3-http: `handle(event, context)` of handler.py."""
+    said = answer(
+        lambda: Request(method=event.method, path=event.path, query=event.query, headers=event.headers, body=event.body)
+    )
+    return {"statusCode": said.status, "body": said.body.decode(), "headers": said.headers}
+
+
+def azure(request: Any) -> Answer:
+    """Azure Functions, HTTP trigger: takes azure.functions.HttpRequest; what comes back makes its HttpResponse."""
+    return answer(
+        lambda: Request(
+            method=request.method,
+            path=request.url.partition("?")[0],
+            query=request.params,
+            headers=request.headers,
+            body=request.get_body(),
+        )
+    )
+
+
+def azure_timer(_timer: Any = None) -> None:
+    """Azure Functions, timer trigger: reaps. Raises CallFailed."""
+    _unasked(Call(action="reap", params={}, with_token=False))
