@@ -216,8 +216,10 @@ class ByUrl:
                 self._place = self._reached(said)
                 return self._place
             if answer.status in (401, 403):
+                its_words = f" It says: {_words(answer, said)}" if said.get("error") else ""
                 raise SettingsError(
                     f"{self._where} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
+                    f"{its_words}"
                 )
             # Whoever says why has tried, and may have paid for it: trying again is the keeper's to put off.
             passing = answer.status in (429, 502, 503, 504) and not said.get("error")

@@ -372,7 +372,7 @@ def order(world: World) -> Callable[[], Draft]:
 class Run:
     """One provisioning over a world; `notes` is what a person was told."""
 
-    def __init__(self, world: World, *, keep_failed: bool = False) -> None:
+    def __init__(self, world: World, *, keep_failed: bool = False, **how: Any) -> None:
         self.world = world
         self.notes: list[str] = []
         self.protocol = Provisioning(
@@ -384,6 +384,7 @@ class Run:
             progress=lambda *_: None,
             monotonic=world.monotonic,
             keep_failed=keep_failed,
+            **how,
         )
 
     def __call__(self, *, wait: bool = True) -> Found:

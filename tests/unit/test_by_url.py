@@ -166,8 +166,9 @@ def test_troubles_are_counted_over_the_whole_wake(monkeypatch: pytest.MonkeyPatc
 def test_a_token_that_is_refused_is_told_at_once_by_the_name_of_its_variable(
     monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    function = Function(monkeypatch, said(code, {"error": "no"}))
-    with pytest.raises(SettingsError, match=rf"refuses EXOLLAMA_FUNCTION_TOKEN \({code}\)") as told:
+    function = Function(monkeypatch, said(code, {"error": "It is not set where this function runs."}))
+    words = rf"refuses EXOLLAMA_FUNCTION_TOKEN \({code}\): .* own\. It says: It is not set where this function runs\."
+    with pytest.raises(SettingsError, match=words) as told:
         function.source.wake()
     assert TOKEN not in str(told.value)
     assert len(function.asked) == 1
