@@ -18,6 +18,7 @@ from typing import Final
 from client.boot import Board
 from client.errors import NoInstance, SettingsError
 from client.forwarder import Address, Forwarder
+from client.function import ONLY_BY_WAKING, Function, bearer, needed
 from client.guard import Guard, origins
 from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
 from client.settings import Reader, Secret, Settings, endpoint_key, web_address
@@ -49,10 +50,10 @@ class Options:
         hold_s = reader.read("--hold", _seconds, args.hold, 0.0)
         drain_s = reader.read("--drain", _seconds, args.drain, 0.0)
         token = reader.get("EXOLLAMA_SERVE_TOKEN", _token, None, secret=True)
-        function_token = reader.get("EXOLLAMA_FUNCTION_TOKEN", _bearer, None, secret=True)
+        function_token = reader.get("EXOLLAMA_FUNCTION_TOKEN", bearer, None, secret=True)
         where = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
         allowed = reader.get("OLLAMA_ORIGINS", origins, ())
-        by_url = needs_no_credentials(env)
+        by_url = needed(env)
         problems = [*reader.problems, *_contradictions(args, env, by_url=by_url)]
         guard = None
         try:
@@ -79,10 +80,7 @@ def _contradictions(args: argparse.Namespace, env: Mapping[str, str], *, by_url:
     if by_url and not env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
         yield "EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it."
     if by_url and args.no_provision:
-        yield (
-            "--no-provision needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: through EXOLLAMA_PROVISION_URL an instance "
-            "can only be found by waking it."
-        )
+        yield ONLY_BY_WAKING
     if by_url and args.on_exit != "keep":
         yield f"--on-exit {args.on_exit} needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET."
     if args.no_provision and args.on_exit != "keep":
@@ -97,16 +95,6 @@ def _contradictions(args: argparse.Namespace, env: Mapping[str, str], *, by_url:
 def _placeholder(env: Mapping[str, str]) -> Secret | None:
     """Something in the place of a token that cannot be read, which is a problem by itself and not two."""
     return Secret("unread") if env.get("EXOLLAMA_SERVE_TOKEN", "").strip() else None
-
-
-def has_credentials(env: Mapping[str, str]) -> bool:
-    """Whether there is anything to ask the API with."""
-    return any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
-
-
-def needs_no_credentials(env: Mapping[str, str]) -> bool:
-    """Whether a provision function is to be asked instead of the API."""
-    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has_credentials(env)
 
 
 def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
@@ -138,7 +126,7 @@ def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
 
 def _source(options: Options, settings: Settings, board: Board, terminal: Terminal) -> Source:
     if options.provision_url and options.function_token:
-        return ByUrl(options.provision_url, options.function_token, board)
+        return ByUrl(Function(options.provision_url, options.function_token, board))
     from client import use, verbs
 
     if options.provision or options.on_exit != "keep":
@@ -230,12 +218,6 @@ def _token(value: str) -> Secret:
             "is too short, too plain or has other characters: 32 to 128 of A-Z a-z 0-9 _ - are expected. "
             "Use: openssl rand -hex 32"
         ) from None
-
-
-def _bearer(value: str) -> Secret:
-    if not re.fullmatch(r"[!-~]{1,4096}", value):
-        raise ValueError("has characters that no token has, a space or a line's end perhaps.")
-    return Secret(value)
 
 
 def _seconds(value: str) -> float:

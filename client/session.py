@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from client import activity
@@ -161,35 +161,18 @@ class Session:
             self.record(instance)
 
     def generate(self, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
-        """Run POST /api/generate and return Ollama's last object, its `response` the whole text.
+        """As the function `generate`, on a ready instance, its activity recorded. Raises what `ready` raises, too."""
 
-        `payload` is Ollama's; `on_text` gets each piece as it arrives. A fence is waited out and a model that is not
-        there is pulled, both only while nothing has arrived. Raises OllamaError, StreamCut, and what `ready` raises.
-        """
-        last: EndpointError | None = None
-        for _ in range(_TRIES):
+        @contextmanager
+        def using() -> Iterator[Endpoint]:
             instance, endpoint, _status = self.ready()
             self.used = instance
             with self.active(instance):
                 if self._tidy:
                     self.finish, self._tidy = self._tidy(self._listed, instance.id), None
-                try:
-                    return _stream(endpoint, payload, on_text)
-                except (Draining, Unreachable) as error:
-                    if not isinstance(error, Draining) and _answers(endpoint):
-                        raise  # it is still there: a first token that took too long, say
-                    last = error
-                    self._note("The instance is about to be removed, or gone; waiting for it, or for a fresh one.")
-                    self.api.sleep(_FENCE_PAUSE_S)
-                except OllamaError as error:
-                    model = str(payload["model"])
-                    if error.status != 404 or "not found" not in str(error):
-                        raise
-                    self._note(f"The model {model} is not on the instance yet; pulling it.")
-                    pull(endpoint, model, self._progress)
-        raise Draining(
-            f"No instance took the request in {_TRIES} tries. Run this again in a few minutes. The last one: {last}"
-        ) from last
+                yield endpoint
+
+        return generate(using, payload, on_text, note=self._note, progress=self._progress, sleep=self.api.sleep)
 
     # -- inside
 
@@ -225,6 +208,43 @@ class Session:
         if broken := failure(status):
             raise broken
         return instance, endpoint, status
+
+
+def generate(
+    using: Callable[[], AbstractContextManager[Endpoint]],
+    payload: Mapping[str, Any],
+    on_text: Callable[[str], None],
+    *,
+    note: Callable[[str], None],
+    progress: Progress,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Run POST /api/generate and return Ollama's last object, its `response` the whole text.
+
+    `using` makes an instance ready for one try; `payload` is Ollama's; `on_text` gets each piece as it arrives. A fence
+    is waited out and a model that is not there is pulled, both only while nothing has arrived. Raises OllamaError,
+    StreamCut, and what `using` raises.
+    """
+    last: EndpointError | None = None
+    for _ in range(_TRIES):
+        with using() as endpoint:
+            try:
+                return _stream(endpoint, payload, on_text)
+            except (Draining, Unreachable) as error:
+                if not isinstance(error, Draining) and _answers(endpoint):
+                    raise  # it is still there: a first token that took too long, say
+                last = error
+                note("The instance is about to be removed, or gone; waiting for it, or for a fresh one.")
+                sleep(_FENCE_PAUSE_S)
+            except OllamaError as error:
+                model = str(payload["model"])
+                if error.status != 404 or "not found" not in str(error):
+                    raise
+                note(f"The model {model} is not on the instance yet; pulling it.")
+                pull(endpoint, model, progress)
+    raise Draining(
+        f"No instance took the request in {_TRIES} tries. Run this again in a few minutes. The last one: {last}"
+    ) from last
 
 
 def _answers(endpoint: Endpoint) -> bool:

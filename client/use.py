@@ -11,15 +11,19 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from client import function
 from client.api import Api
 from client.boot import Progress
+from client.endpoint import Endpoint
 from client.errors import ExollamaError, SettingsError
 from client.model import Instance, last_day
 from client.session import Session, Tidy, Wake, void
+from client.session import generate as answered
 from client.settings import Reader, Settings, model_name
 from client.terminal import Terminal
 from client.transport import http_client_send
@@ -76,9 +80,8 @@ def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Sess
 
 
 def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Answer one prompt, waking an instance where there is none. Raises what `Session.generate` raises."""
+    """Answer one prompt, waking an instance where there is none. Raises what `client.session.generate` raises."""
     payload = _payload(args, settings)
-    session = _session(settings, terminal, provision=not args.no_provision)
     whole = args.no_stream or args.json
 
     def show(piece: str) -> None:
@@ -86,17 +89,38 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    answer = session.generate(payload, void if whole else show)
+    on_text = void if whole else show
+    session = None
+    if function.needed(os.environ):
+        answer = _through_function(args, payload, on_text, terminal)
+    else:
+        session = _session(settings, terminal, provision=not args.no_provision)
+        answer = session.generate(payload, on_text)
     if args.json:
         print(json.dumps(answer))
     elif whole:
         print(answer["response"])
     else:
         print()
-    session.finish()
-    if session.used:
-        terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
+    if session:
+        session.finish()
+        if session.used:
+            terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
     return 0
+
+
+def _through_function(
+    args: argparse.Namespace, payload: Mapping[str, Any], on_text: Callable[[str], None], terminal: Terminal
+) -> dict[str, Any]:
+    """The answer of an instance that a provision function wakes, without credentials."""
+    if args.no_provision:
+        raise SettingsError(function.ONLY_BY_WAKING)
+    asked = function.Function.from_env(os.environ, terminal.progress)
+
+    def using() -> AbstractContextManager[Endpoint]:
+        return closing(asked.provision().endpoint())
+
+    return answered(using, payload, on_text, note=terminal.note, progress=terminal.progress)
 
 
 def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:

@@ -40,17 +40,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> Settings:
     """The settings. Raises SettingsError; for `serve`, what is wrong with its arguments is in there as well."""
+    from client import function
+
+    credentials = args.verb not in _BY_URL or not function.needed(os.environ)
     if args.verb != "serve":
-        return Settings.from_env(os.environ)
+        return Settings.from_env(os.environ, credentials=credentials)
     from client import serve
 
     problems: list[str] = []
     try:
-        settings = Settings.from_env(os.environ, credentials=not serve.needs_no_credentials(os.environ))
+        settings = Settings.from_env(os.environ, credentials=credentials)
     except SettingsError as error:
         problems += error.problems
         settings = None
-        if not serve.has_credentials(os.environ):
+        if not function.has_credentials(os.environ):
             problems.append(
                 "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
             )
@@ -168,6 +171,8 @@ def _serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> 
     return serve.serve(args, settings, terminal)
 
 
+_BY_URL = frozenset({"provision", "generate", "serve"})
+"""Verbs that need no credentials where a function provisions (EXOLLAMA_PROVISION_URL)."""
 _VERBS: Mapping[str, Callable[[argparse.Namespace, Settings, Terminal], int]] = {
     "provision": _provision,
     "status": _status,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import client.function
 import client.source
 from client.boot import Board
 from client.errors import Draining, ExollamaError, SettingsError, Unreachable
@@ -47,9 +48,11 @@ class Function:
         self.shown: list[tuple[str, float | None]] = []
         self.reached: list[tuple[str, int, Secret]] = []
         self.instance: Callable[[], dict[str, Any]] = lambda: status() | {"policy": {"idle_s": 600}}
-        monkeypatch.setattr(client.source, "Endpoint", self._endpoint)
+        for module in (client.source, client.function):
+            monkeypatch.setattr(module, "Endpoint", self._endpoint)
         board = Board(lambda phase, percent, _: self.shown.append((phase, percent)))
-        self.source = ByUrl(URL, Secret(TOKEN), board, send=self._send, sleep=self.slept.append)
+        function = client.function.Function(URL, Secret(TOKEN), board, send=self._send, sleep=self.slept.append)
+        self.source = ByUrl(function)
 
     def _send(self, request: Request) -> Response:
         self.asked.append(request)
