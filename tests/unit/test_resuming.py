@@ -1,6 +1,7 @@
 """Provisioning in many short runs, as a function that is asked until it is ready: each goes on where one ended."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from client.errors import ApiError, BootFailed, NotFound, OutOfTime, Unreachable
 from client.transport import Request, Response
 from functions.budget import Budget
-from tests.fakes import NOW, Run, World, a_day_old, label_map
+from functions.protocol import reap_one
+from tests.fakes import NOW, Machine, Run, World, a_day_old, label_map
+from tests.reaping import IDLE, idle
 
 TOTAL_S = 9.0
 
@@ -204,3 +207,96 @@ def test_what_only_streams_is_ended_by_its_progress() -> None:
     with pytest.raises(OutOfTime):
         going_on("model", 2.0, 7.0)
     assert said == ["model", "model"]
+
+
+# -- wherever the time runs out
+
+ENDPOINT = {"status", "touch", "fence", "commit", "unfence"}
+COMMITTED = {"delete_instance", "stop_instance"}
+
+
+class Cut(World):
+    """A world whose n-th call of the API, or sleep, finds the time over; what a budget lets through passes."""
+
+    def __init__(self, *machines: Machine, after: int) -> None:
+        super().__init__(*machines)
+        self.after: int | None = after
+        free = self.sleep
+
+        def sleep(seconds: float) -> None:
+            self._count()
+            free(seconds)
+
+        self.sleep = sleep
+
+    def _enter(self, call: str, instance_id: str | None) -> None:
+        if call not in ENDPOINT | COMMITTED:
+            self._count()
+        super()._enter(call, instance_id)
+
+    def _count(self) -> None:
+        if self.after is not None:
+            self.after -= 1
+            if self.after <= 0:
+                raise OutOfTime("over")
+
+    def go_on(self) -> None:
+        self.after = None
+
+
+BEGINNINGS: dict[str, Callable[[], list[Machine]]] = {
+    "nothing": list,
+    "booting": lambda: [a_day_old(created=NOW, ready_at=12.0)],
+    "ready": lambda: [a_day_old()],
+    "stopped": lambda: [a_day_old(state="stopped", labels=label_map(activity=NOW - timedelta(hours=1), action="stop"))],
+    "failed": lambda: [a_day_old(failed="docker")],
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_wherever_a_provision_runs_out_of_time_the_next_one_ends_with_one_instance(beginning: str) -> None:
+    cuts, finished = 0, False
+    for after in range(1, 60):
+        world = Cut(*BEGINNINGS[beginning](), after=after)
+        world.new = {"ready_at": 6.0}
+        finished = False
+        for _ in range(3):
+            try:
+                Run(world, resumes=True)()
+            except OutOfTime:
+                cuts += 1
+            except BootFailed:
+                continue
+            else:
+                finished = world.after is not None
+            break
+        world.go_on()
+        with suppress(BootFailed):  # told by whichever run ended it
+            Run(world, resumes=True)()
+        assert Run(world, resumes=True)().instance.id in world.machines
+        assert len(world.machines) == 1, after
+        assert len(world.named("create_instance")) == (beginning in ("nothing", "failed")), after
+        if finished:
+            break
+    assert cuts >= 3
+    assert finished, "no run was long enough to end by itself"
+
+
+@pytest.mark.parametrize("action", ["destroy", "stop"])
+def test_wherever_a_reap_runs_out_of_time_the_next_one_ends_it(action: str) -> None:
+    cut_in: set[str] = set()
+    for after in range(1, 20):
+        world = Cut(idle(labels=label_map(activity=IDLE, action=action)), after=after)
+        outcome = reap_one(world, world.connect, world._seen(world.machines["a"], whole=False))
+        world.go_on()
+        if outcome.outcome != "unfinished":
+            assert outcome.outcome in ("destroyed", "stopped")
+            break
+        cut_in |= {name for name, _ in world.calls[-2:]}
+        if "a" in world.machines and not world.named("delete_instance", "stop_instance"):
+            assert world.machines["a"].fence is None, "it takes requests meanwhile"
+        for listed in world.list_instances():
+            reap_one(world, world.connect, listed)
+        assert [machine.state for machine in world.machines.values()] == ([] if action == "destroy" else ["stopped"])
+        assert len(world.named("delete_instance", "stop_instance")) == 1
+    assert {"unfence", "wait", f"{'delete' if action == 'destroy' else 'stop'}_instance"} <= cut_in
