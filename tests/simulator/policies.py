@@ -43,8 +43,10 @@ class Policy:
         document.load().check_policy(policy)
         service = policy["services"].get(SERVICE) or {"type": policy["default-service-strategy"]}
         rules = service.get("rules", []) if service["type"] == "rules" else []
-        self._otherwise = service["type"] == "allow"
-        self._rules = [(_compiled(rule["expression"]), rule["action"] == "allow") for rule in rules]
+        self._otherwise: bool = service["type"] == "allow"
+        self._rules: list[tuple[Any, bool]] = [
+            (_compiled(rule["expression"]), rule["action"] == "allow") for rule in rules
+        ]
 
     def allows(self, operation_id: str, parameters: Mapping[str, Any]) -> bool:
         """Whether the first rule that says anything allows it."""
@@ -65,4 +67,4 @@ def _compiled(expression: str) -> Any:
 
 def _is_true(rule: Any, bound: dict[str, Any]) -> bool:
     answer = rule.eval(data=bound)
-    return answer.type() == cel.Type.BOOL and answer.value() is True
+    return bool(answer.type() == cel.Type.BOOL and answer.value())

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,25 +25,7 @@ from tests.system.serving import PROMPT
 from tests.system.situations import IDLE_S, PROVISION_ENV, Impatient, World
 from tests.system.verbs import Done, plant
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "iam"
-POLICIES: Mapping[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))
-}
 OTHER_MODEL = "tinyllama:1.1b"
-
-
-def operations(policy: Mapping[str, Any]) -> list[str]:
-    """The operation ids that stand in the expressions of a policy."""
-    rules = policy["services"]["compute"]["rules"]
-    return [id_ for rule in rules for id_ in re.findall(r"'([a-z]+(?:-[a-z]+)+)'", rule["expression"])]
-
-
-def without(policy: Mapping[str, Any], operation: str) -> dict[str, Any]:
-    """The same policy, which does not allow this operation."""
-    edited: dict[str, Any] = json.loads(json.dumps(policy))
-    for rule in edited["services"]["compute"]["rules"]:
-        rule["expression"] = f"({rule['expression']}) && operation != '{operation}'"
-    return edited
 
 
 class Stage:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.iam import FOLDER, POLICIES, operations
 from tests.simulator import document
 from tests.simulator.policies import Policy
-from tests.system.jobs import FOLDER, POLICIES, operations
 
 DOCUMENT = document.load()
 
@@ -61,7 +61,7 @@ def test_a_service_without_rules_is_open_or_shut(default: str, services: dict[st
     ["operation in [", "operaton == 'x'", "parameters.hsa('x')", "parameters.has(1)", "operation == 1", "operation"],
 )
 def test_a_misspelt_expression_is_an_error_and_no_silent_denial(expression: str) -> None:
-    with pytest.raises(ValueError, match="no CEL that is known here|neither true nor false"):
+    with pytest.raises(ValueError, match=r"no CEL that is known here|neither true nor false"):
         ruled(("allow", expression))
 
 
