@@ -58,7 +58,7 @@ def test_a_probe_that_fails_is_shown_and_fails_nothing(zones: Zones, monkeypatch
 def test_what_may_not_be_read_is_told_with_its_remedy_and_taken_for_no_silence(zones: Zones, verb: str) -> None:
     zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=IDLE)))
     zones.faults[f"GET /instance/{ID}"] = refusal(403, "Forbidden by role policy for compute")
-    result = status.run(settings(), **{verb: True}, **zones.injected)
+    result = status.run(settings(), probe=verb == "probe", check=verb == "check", **zones.injected)
     assert [item["overdue"] for item in result["instances"]] == [None]
     (failed,) = result["failed"]
     assert failed.startswith(f"ch-gva-2 {ID} was not asked: GET /instance/{ID}: Forbidden by role policy")
