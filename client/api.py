@@ -104,7 +104,7 @@ class Api:
 
     def list_instances(self) -> list[Instance]:
         """All instances of the zone, without user-data and disk size. Unpaginated; filtered by the caller."""
-        items = _items(self.call("GET", "/instance").get("instances"))
+        items = _items(self.call("GET", "/instance", operation="list-instances").get("instances"))
         return [Instance.from_api(self.zone, item) for item in items if isinstance(item.get("id"), str)]
 
     def list_known_zone(self) -> list[Instance]:
@@ -124,7 +124,7 @@ class Api:
 
     def get_instance(self, instance_id: str) -> Instance:
         """One instance, with its user-data. Raises NotFound once it is gone."""
-        answer = self.call("GET", f"/instance/{quote(instance_id, safe='')}")
+        answer = self.call("GET", f"/instance/{quote(instance_id, safe='')}", operation="get-instance")
         try:
             return Instance.from_api(self.zone, answer)
         except ValueError as error:
@@ -132,7 +132,8 @@ class Api:
 
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""
-        operation = self.call("PUT", f"/instance/{quote(instance_id, safe='')}", body={"labels": dict(labels)})
+        path = f"/instance/{quote(instance_id, safe='')}"
+        operation = self.call("PUT", path, body={"labels": dict(labels)}, operation="update-instance")
         self.wait(operation, f"writing the labels of {instance_id}", 60.0)
 
     def wait(self, operation: Mapping[str, Any], what: str, timeout_s: float) -> Mapping[str, Any]:
@@ -151,7 +152,8 @@ class Api:
             pause_s = poll_s(elapsed_s)
             self.sleep(pause_s)
             slept_s += pause_s
-            operation = self.call("GET", f"/operation/{quote(operation_id, safe='')}")
+            path = f"/operation/{quote(operation_id, safe='')}"
+            operation = self.call("GET", path, operation="get-operation")
         return operation
 
     # -- the retry loop
@@ -164,8 +166,9 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Body = None,
         signed: bool = True,
+        operation: str = "the operation",
     ) -> dict[str, Any]:
-        """Make one call and return its JSON object.
+        """Make one call and return its JSON object. `operation` is its id in the OpenAPI document and in IAM policies.
 
         Raises Unanswered, CredentialsRejected, Denied, NotFound, Conflict, ClockError, or ApiError for the rest.
         """
@@ -186,7 +189,7 @@ class Api:
             log.info("%s %s: %d (attempt %d)", method, path, response.status, attempt + 1)
             retried = response.status in _RETRIED_GET if method == "GET" else response.status == 429
             if not retried or last:
-                return self._read(method, path, response)
+                return self._read(method, path, response, operation)
             self.sleep(_retry_after_s(response, backoff_s(attempt)))
         raise AssertionError("the last attempt returns or raises")
 
@@ -213,7 +216,7 @@ class Api:
         if abs(self._skew_s) < 2:
             self._skew_s = 0.0  # a Date has whole seconds: this is rounding and travel time
 
-    def _read(self, method: str, path: str, response: Response) -> dict[str, Any]:
+    def _read(self, method: str, path: str, response: Response, operation: str) -> dict[str, Any]:
         if response.status == 200:
             try:
                 answer = json.loads(response.body)
@@ -234,7 +237,7 @@ class Api:
                     method,
                     path,
                     status,
-                    f"{message}. The key's IAM role does not allow this; add the operation to its policy.",
+                    f"{message}. The key's IAM role does not allow this; add {operation} to its policy.",
                 )
             raise CredentialsRejected(
                 method,

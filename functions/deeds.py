@@ -60,6 +60,7 @@ def _carry_out(
     def reached() -> bool:
         return is_in(wanted)
 
+    unread = ""
     try:
         operation = _ask_for(cloud, instance, what, deed, lambda: is_in(under_way))
         if operation:
@@ -72,8 +73,11 @@ def _carry_out(
             ) from error
     except ApiError as error:  # an operation that cannot be read: the instance itself tells
         log.info("%s", error)
+        unread = f" Why is not known: {error}"
     if not _until(cloud, CONFIRM_S, reached):
-        raise ExollamaError(f"The {what} of {instance.id} was accepted but has not happened; look at it in the portal.")
+        raise ExollamaError(
+            f"The {what} of {instance.id} was accepted but has not happened; look at it in the portal.{unread}"
+        )
 
 
 def _ask_for(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.endpoint import Endpoint
-from client.errors import ExollamaError
+from client.errors import Denied, ExollamaError
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
@@ -37,16 +37,22 @@ def run(
     Each instance is `{id, name, zone, state, model, address, created, activity, deadline, deadline_s, age_s, idle_s,
     reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap`
     what a reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a
-    reaper should have acted by now, else None. Raises ExollamaError where no zone could be looked at.
+    reaper should have acted by now, else None; `failed` holds sentences about zones that could not be looked at, and
+    instances that could not be asked for want of a permission. Raises ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
+    denied: list[str] = []
 
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
         cloud, instance = work
         doubtful = check and policy.by_labels(instance, cloud.now()).verb is policy.Verb.ASK
         heard, trouble, silent = None, "", True
         if probe or doubtful:
-            heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
+            try:
+                heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
+            except Denied as error:  # that is our own silence, not the instance's
+                trouble, silent = str(error), False
+                denied.append(f"{instance.zone} {instance.id} was not asked: {error}")
         late = policy.overdue(instance, cloud.now(), heard, silent=silent) if check else None
         said = heard or ({"trouble": trouble} if trouble else None)
         return _describe(cloud, instance, said) | {"overdue": late}
@@ -56,14 +62,14 @@ def run(
     return {
         "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": instances,
-        "failed": [zone.trouble for zone in zones if zone.trouble],
+        "failed": [zone.trouble for zone in zones if zone.trouble] + denied,
     }
 
 
 def _ask(
     cloud: Cloud, instance: Instance, settings: Settings, *, tries: int
 ) -> tuple[dict[str, Any] | None, str, bool]:
-    """As `functions.protocol.ask`, with whatever else there may be in the way of asking."""
+    """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied."""
     try:
         seen = cloud.get_instance(instance.id)
         header = seen.header()
@@ -71,6 +77,8 @@ def _ask(
         if key is None or seen.address is None or seen.state != "running":
             return None, f"{seen.state}; its key or its address is not known", True
         return ask(cloud, Endpoint.of(seen, key), tries=tries)
+    except Denied:
+        raise
     except ExollamaError as error:
         return None, str(error), True
 

@@ -8,7 +8,7 @@ from client.errors import Garbled, Unreachable
 from client.settings import Secret
 from functions import reap_idle, status
 from tests.fakes import KEY, NOW, label_map, settings
-from tests.zones import ID, IDLE, Agent, Zones, instance
+from tests.zones import ID, IDLE, Agent, Zones, instance, refusal
 
 
 def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
@@ -52,6 +52,18 @@ def test_a_probe_that_fails_is_shown_and_fails_nothing(zones: Zones, monkeypatch
     monkeypatch.setattr(Agent, "status", unreachable)
     (item,) = status.run(settings(), probe=True, **zones.injected)["instances"]
     assert item["said"] == {"trouble": "it cannot be reached: refused."}
+
+
+@pytest.mark.parametrize("verb", ["probe", "check"])
+def test_what_may_not_be_read_is_told_with_its_remedy_and_taken_for_no_silence(zones: Zones, verb: str) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=IDLE)))
+    zones.faults[f"GET /instance/{ID}"] = refusal(403, "Forbidden by role policy for compute")
+    result = status.run(settings(), probe=verb == "probe", check=verb == "check", **zones.injected)
+    assert [item["overdue"] for item in result["instances"]] == [None]
+    (failed,) = result["failed"]
+    assert failed.startswith(f"ch-gva-2 {ID} was not asked: GET /instance/{ID}: Forbidden by role policy")
+    assert "add get-instance to its policy" in failed
+    assert zones.asked == []
 
 
 def test_one_silent_moment_makes_no_check_call_an_instance_overdue_that_is_in_use(

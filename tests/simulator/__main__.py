@@ -7,12 +7,15 @@ ends with `quit`, Ctrl-C, SIGTERM or its parent, and no process is left behind, 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from tests.simulator import PHASES, BootPlan, Simulator
 from tests.simulator.document import load
@@ -44,6 +47,7 @@ def main() -> int:
     parser.add_argument("--idle-timeout", type=int, default=60, metavar="SECONDS", help="printed for pasting (60)")
     parser.add_argument("--phase-seconds", type=float, default=0.3, metavar="S", help="added to each boot phase (0.3)")
     parser.add_argument("--token-seconds", type=float, default=0.05, metavar="S", help="between two tokens (0.05)")
+    parser.add_argument("--policy", type=_policy, metavar="FILE", help="IAM policy of the printed key (it may do all)")
     parser.add_argument("--fail", choices=PHASES, help="boots fail in this phase")
     parser.add_argument("--never", choices=PHASES, help="boots stay in this phase for ever")
     arguments = parser.parse_args()
@@ -56,7 +60,8 @@ def main() -> int:
     try:
         with Simulator(zones, port=arguments.port, plan=plan) as simulator:
             simulator.ollama(token_s=arguments.token_seconds)
-            _introduce(simulator, arguments.idle_timeout)
+            env = simulator.role(arguments.policy) if arguments.policy else simulator.env
+            _introduce(simulator, env, arguments.idle_timeout)
             for words in _orders(parent):
                 if words[:1] in (["quit"], ["exit"]):
                     break
@@ -68,6 +73,13 @@ def main() -> int:
         return 130
 
 
+def _policy(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -76,9 +88,9 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _introduce(simulator: Simulator, idle_s: int) -> None:
+def _introduce(simulator: Simulator, env: Mapping[str, str], idle_s: int) -> None:
     _note("A simulated Exoscale cloud is up. Paste this into another terminal:\n")
-    for name, value in {**simulator.env, "EXOSCALE_IDLE_TIMEOUT": str(idle_s)}.items():
+    for name, value in {**env, "EXOSCALE_IDLE_TIMEOUT": str(idle_s)}.items():
         print(f"export {name}={shlex.quote(value)}")
     sys.stdout.flush()
     shift = shlex.join([sys.executable, "-m", "tests.simulator.timeshift", str(simulator.offset_file)])

@@ -69,6 +69,27 @@ class Document:
         """The zones that the document names."""
         return list(self._components["schemas"]["zone-name"]["enum"])
 
+    def operations(self) -> list[str]:
+        """The ids of all operations."""
+        return list(self._operations)
+
+    def parameters(
+        self, operation_id: str, params: tuple[str, ...], fields: Mapping[str, str], body: Any
+    ) -> dict[str, Any]:
+        """What a request that was checked gives in path, query and body, its names as in IAM policies."""
+        in_path = [p["name"] for p in self._operations[operation_id].get("parameters", []) if p["in"] == "path"]
+        given = {**dict(zip(in_path, params, strict=True)), **fields, **(body or {})}
+        return {name.replace("-", "_"): value for name, value in given.items()}
+
+    def body_parameters(self, operation_id: str) -> list[str]:
+        """The names of what the body of an operation may give, as in IAM policies."""
+        content = self._operations[operation_id]["requestBody"]["content"]
+        return [name.replace("-", "_") for name in content["application/json"]["schema"]["properties"]]
+
+    def check_policy(self, policy: Any) -> None:
+        """Raises Violation where it is no IAM policy."""
+        self._check("policy", {"$ref": "#/components/schemas/iam-policy"}, policy)
+
     def check_request(
         self, operation_id: str, params: tuple[str, ...], query: str, body: bytes, content_type: str
     ) -> tuple[dict[str, str], Any]:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 
 from tests.simulator import document, signing
 from tests.simulator.clock import Clock
@@ -22,7 +23,11 @@ from tests.simulator.faults import Fault, Faults
 from tests.simulator.records import Call, Options, Refused
 from tests.simulator.zone import Zone
 
+if TYPE_CHECKING:
+    from tests.simulator.policies import Policy
+
 UNSIGNED = frozenset({"list-zones", "list-instance-types"})
+DENIAL = "Forbidden by role policy for compute"
 JSON = "application/json"
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 
@@ -47,13 +52,14 @@ class Api:
         self,
         zones: Mapping[str, Zone],
         *,
-        secrets: Mapping[str, str],
+        secrets: dict[str, str],
         clock: Clock,
         faults: Faults,
         options: Options,
     ) -> None:
         self.zones = zones
         self.secrets = secrets
+        self.policies: dict[str, Policy] = {}
         self.clock = clock
         self.faults = faults
         self.options = options
@@ -63,6 +69,24 @@ class Api:
         self.violations: list[str] = []
         self.denied: list[str] = []
         self.closing = threading.Event()
+
+    def new_key(self, policy: Mapping[str, Any]) -> tuple[str, str]:
+        """A further API key and its secret, with a role of that policy. Raises Violation and ValueError, as Policy."""
+        from tests.simulator.policies import Policy  # its CEL library is large, and few need it
+
+        key, secret = f"EXOrole{token_hex(12)}", token_hex(32)
+        self.policies[key] = Policy(policy)  # before the key is good for anything
+        self.secrets[key] = secret
+        return key, secret
+
+    def authorise(
+        self, key: str | None, operation_id: str, params: tuple[str, ...], fields: Mapping[str, str], body: Any
+    ) -> None:
+        """Raises Refused where the key has a role whose policy does not allow this. Unsigned ones have no key."""
+        policy = self.policies.get(key) if key else None
+        if policy and not policy.allows(operation_id, self.document.parameters(operation_id, params, fields, body)):
+            self.denied.append(f"{operation_id}: not allowed by the role's policy")
+            raise Refused(403, DENIAL)
 
 
 class Server(ThreadingHTTPServer):
@@ -134,15 +158,16 @@ class Handler(BaseHTTPRequestHandler):
         operation_id, params = found
         header = self.headers.get("Authorization")
         fault: Fault | None = None
-        parsed: Any = None
+        key, parsed = None, None
         try:
             if header or operation_id not in UNSIGNED:
                 now = api.clock.now(zone.name) if api.options.check_expiry else 0.0
-                signing.verify(
+                key = signing.verify(
                     header, secrets=api.secrets, method=self.command, path=path, query=query, body=body, now=now
                 )
             content_type = self.headers.get("Content-Type", "")
             fields, parsed = api.document.check_request(operation_id, params, query, body, content_type)
+            api.authorise(key, operation_id, params, fields, parsed)
             fault = api.faults.take(operation_id, zone.name)
             reply = _instead(fault) if fault else None
             if reply is None:
@@ -217,7 +242,7 @@ def _instead(fault: Fault) -> Reply | None:
     if fault.kind == "html":
         return Reply(status=options.get("status", 502), raw=PROXY_PAGE.encode(), content_type="text/html")
     messages = {
-        "403-iam": (403, "Forbidden by role policy for compute"),
+        "403-iam": (403, DENIAL),
         "403-signature": (403, "Invalid request signature"),
         "quota": (409, "Quota exceeded: instance limit reached"),
         "denied-delete": (409, "Instance is protected against deletion"),

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,11 @@ class Simulator:
             "EXOSCALE_API_ENDPOINT": f"http://127.0.0.1:{self.port}/{{zone}}/v2",
             "EXOSCALE_ZONE": next(iter(self.zones)),
         }
+
+    def role(self, policy: Mapping[str, Any]) -> dict[str, str]:
+        """The same environment with an API key of its own, whose IAM role has this policy; raises as Policy does."""
+        key, secret = self.api.new_key(policy)
+        return {**self.env, "EXOSCALE_API_KEY": key, "EXOSCALE_API_SECRET": secret}
 
     def endpoint(self, zone: str | None = None) -> str:
         """The API's URL of one zone, the first by default."""

@@ -7,7 +7,9 @@ import pytest
 
 from tests.simulator import Options, Simulator
 
-pytest.register_assert_rewrite("tests.system.verbs", "tests.system.situations", "tests.system.instance")
+pytest.register_assert_rewrite(
+    "tests.system.verbs", "tests.system.situations", "tests.system.instance", "tests.system.jobs"
+)
 pytest.register_assert_rewrite("tests.system.programs_ollama", "tests.system.programs_openai", "tests.system.questions")
 
 from tests.system.instance import Instance, running  # noqa: E402 - after its asserts were registered

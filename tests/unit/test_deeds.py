@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Conflict, ExollamaError, NotFound
+from client.errors import ApiError, ClockError, Conflict, Denied, ExollamaError, NotFound
 from client.model import Instance
 from functions.deeds import CONFIRM_S, LOST_S, Refused, destroy, stop
 from tests.fakes import World
@@ -136,6 +136,14 @@ def test_stopping_what_is_stopped_already_is_no_failure() -> None:
     world.fail("stop_instance", ApiError("PUT", "/instance/a:stop", 400, "Only running instances can be stopped"))
     stop(world, listed(world))
     assert len(world.named("stop_instance")) == 1
+
+
+def test_a_deed_that_does_not_happen_is_told_with_why_its_operation_could_not_be_read() -> None:
+    world = World(idle())
+    world.operations["delete_instance"] = {"id": "op", "state": "pending"}
+    world.fail("wait", Denied("GET", "/operation/op", 403, "add get-operation to its policy."))
+    with pytest.raises(ExollamaError, match=r"has not happened.*Why is not known: .*add get-operation to its policy"):
+        destroy(world, listed(world))
 
 
 def test_a_refused_stop_is_not_repeated() -> None:
