@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """The settings. Raises SettingsError; for `serve`, what is wrong with its arguments is in there as well."""
+    """The settings. Raises SettingsError; what is wrong with the arguments of `serve` and `provision` is in there."""
+    if args.verb == "provision":
+        return _handing_on(args)
     if args.verb != "serve":
         return Settings.from_env(os.environ)
     from client import serve
@@ -59,6 +61,24 @@ def _settings(args: argparse.Namespace) -> Settings:
     except SettingsError as error:
         problems += error.problems
     if problems or settings is None:
+        raise SettingsError(*problems)
+    return settings
+
+
+def _handing_on(args: argparse.Namespace) -> Settings:
+    """The settings of `provision`, whose `args.handout` is prepared before anything is created."""
+    from client.handout import Handout
+
+    problems: list[str] = []
+    try:
+        args.handout = Handout.prepare(args, os.environ)
+    except SettingsError as error:
+        problems += error.problems
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        raise SettingsError(*error.problems, *problems) from None
+    if problems:
         raise SettingsError(*problems)
     return settings
 
@@ -85,15 +105,21 @@ def _provision(args: argparse.Namespace, settings: Settings, terminal: Terminal)
         settings, wait=not args.no_wait, keep_failed=args.keep_failed, note=terminal.note, progress=terminal.progress
     )
     terminal.clear()
-    if args.json:
+    handout = args.handout
+    if handout.format == "json":
         print(json.dumps({**result, "key": "***"}))
-    else:
+    elif handout.format == "text":
         print(
             f"{result['url'] or 'no address yet'}  {result['model']}  {result['id']} in {result['zone']}, "
             f"{result['phase']}"
         )
         if result["phase"] == "ready":
             terminal.note('Use it with: exollama generate "…", or for other programs: eval "$(exollama env)"')
+    else:
+        for piece in handout.give(result):
+            print(piece, end="", flush=True)
+        if handout.hint:
+            terminal.note(handout.hint)
     return 0
 
 
