@@ -3,7 +3,6 @@
 import json
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from client.endpoint import Endpoint
 from client.settings import Secret
 from tests.fakes import API_KEY, API_SECRET, KEY
 
+ID = "0e7bb6d5-4ac9-4c51-8b5c-b19f1a8b5b5e"
 RESULT = {
-    "id": "0e7bb6d5-4ac9-4c51-8b5c-b19f1a8b5b5e",
+    "id": ID,
     "name": "ci-7",
     "zone": "ch-gva-2",
     "state": "running",
@@ -48,7 +48,7 @@ class Runner:
 
 
 @pytest.fixture
-def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     runner = Runner(tmp_path)
     monkeypatch.setenv("EXOSCALE_API_KEY", API_KEY)
     monkeypatch.setenv("EXOSCALE_API_SECRET", API_SECRET)
@@ -234,5 +234,5 @@ def test_a_file_that_vanishes_meanwhile_is_told_with_the_instance_that_is_there(
     assert provision("--format", "github") == 1
     err = capsys.readouterr().err
     assert "GITHUB_OUTPUT cannot be written any more" in err
-    assert RESULT["id"] in err
+    assert ID in err
     assert KEY not in err
