@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from client.boot import REACH_S, wait_ready
 from client.endpoint import Endpoint
 from client.errors import ExollamaError, SettingsError
 from client.settings import Secret
@@ -111,7 +112,7 @@ class Handout:
             return
         id_, key = result["id"], result["key"]
         endpoint = Endpoint(str(urlsplit(result["url"]).hostname), key)
-        endpoint.status()  # proves it, so that its certificate is known
+        wait_ready(endpoint, budget_s=REACH_S)  # it is; this proves its certificate, and outlasts a lost connection
         endpoint.close()
         values = variables(endpoint, id_, key) | {"EXOLLAMA_INSTANCE_ID": id_}
         if self.format == "env":

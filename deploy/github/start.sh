@@ -37,8 +37,9 @@ start() {
   echo "Ollama is at $forwarder; the forwarder's log is $folder/log"
 }
 
-address() { # address PID FOLDER: print the forwarder's once its status answers, in 30 s at most
-  for _ in {1..300}; do
+address() { # address PID FOLDER: print the forwarder's once its status answers, within half a minute
+  local until=$((SECONDS + 30))
+  while [ "$SECONDS" -lt "$until" ]; do
     if "$PYTHON" - "$2/address" 2>/dev/null <<'EOF'; then return; fi
 import http.client, json, sys, urllib.parse
 url = json.load(open(sys.argv[1]))["url"]

@@ -11,6 +11,7 @@ import pytest
 import functions.provision
 from client import cli
 from client.endpoint import Endpoint
+from client.errors import Unreachable
 from client.settings import Secret
 from tests.fakes import API_KEY, API_SECRET, KEY
 
@@ -31,14 +32,14 @@ WORDS = f"{RESULT['url']}  {RESULT['model']}  {RESULT['id']} in ch-gva-2, ready\
 
 
 class Runner:
-    """A runner's step: its files, and how often provision was asked."""
+    """A runner's step: its files, how often provision was asked, and how many connections are still to be lost."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {name: folder / name.lower() for name in ("GITHUB_ENV", "GITHUB_OUTPUT")}
         for path in self.files.values():
             path.write_text("BEFORE=1\n")
         self.cache = folder / "cache"
-        self.asked = 0
+        self.asked = self.lost = 0
 
     def written(self, name: str) -> dict[str, str]:
         """What was appended to a file."""
@@ -60,9 +61,13 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
         runner.asked += 1
         return RESULT
 
-    def status(endpoint: Endpoint) -> None:
+    def status(endpoint: Endpoint) -> dict[str, Any]:
         assert (endpoint.url, endpoint._key) == (RESULT["url"], Secret(KEY))
+        if runner.lost:
+            runner.lost -= 1
+            raise Unreachable("a connection is lost")
         endpoint.certificate = b"a certificate"
+        return {"boot": {"phase": "ready"}}
 
     monkeypatch.setattr(functions.provision, "run", run)
     monkeypatch.setattr(Endpoint, "status", status)
@@ -161,6 +166,15 @@ def test_json_is_the_result_with_the_key_masked_however_it_is_asked_for(
 def test_text_is_what_there_is_without_a_format(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:
     assert provision() == provision("--format", "text") == 0
     assert capsys.readouterr().out == WORDS * 2
+
+
+def test_a_connection_that_is_lost_after_the_boot_costs_no_pipeline_its_instance(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("client.boot.POLL_S", 0.0)
+    runner.lost = 1
+    assert provision("--format", "github") == 0
+    assert capsys.readouterr().out == f"::add-mask::{KEY}\n{WORDS}"
 
 
 # -- what is refused before anything is created
