@@ -64,9 +64,8 @@ class GitHubJob:
         """Run a composite action. `given`: its inputs, expressions included."""
         file = load(action / "action.yml")
         assert set(given) <= set(file["inputs"]), "an input that the action does not have"
-        inputs = {
-            name: self._value(given.get(name, one.get("default", "")), {}) for name, one in file["inputs"].items()
-        }
+        asked = {name: one.get("default", "") for name, one in file["inputs"].items()} | dict(given)
+        inputs = {name: self._value(value, self._outside) for name, value in asked.items()}
         assert all(inputs[name] for name, one in file["inputs"].items() if one.get("required"))
         inner: dict[str, dict[str, dict[str, str]]] = {}
         for step in file["runs"]["steps"]:
@@ -84,9 +83,7 @@ class GitHubJob:
             file.touch()
         script = self.temp / f"{number}.sh"
         script.write_text(step["run"])
-        own = {
-            name: self._value(value, contexts or {"steps": self.steps}) for name, value in step.get("env", {}).items()
-        }
+        own = {name: self._value(value, contexts or self._outside) for name, value in step.get("env", {}).items()}
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         env = inherited | {"HOME": str(self._home), "RUNNER_TEMP": str(self.temp), "CI": "true"} | self.env | own | more
         env |= {name: str(path) for name, path in files.items()} | dict([self._mark.split("=")])
@@ -116,6 +113,11 @@ class GitHubJob:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
 
+    @property
+    def _outside(self) -> Mapping[str, Any]:
+        """The contexts of the workflow, which an action does not have."""
+        return {"steps": self.steps, "secrets": self._secrets}
+
     def left(self) -> Iterator[int]:
         """The processes of this job."""
         for entry in Path("/proc").glob("[0-9]*"):
@@ -137,7 +139,7 @@ class GitHubJob:
 
     def _value(self, text: Any, contexts: Mapping[str, Any]) -> str:
         """A string with its expressions resolved: `a.b.c || d.e` is all that deploy/ uses."""
-        known = {"env": self.env, "secrets": self._secrets, **contexts}
+        known = {"env": self.env, **contexts}
 
         def operand(words: str) -> str:
             context, *path = words.split(".")
