@@ -16,7 +16,8 @@ import nox
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-SHELL = [".ci/run"]
+SHELL = [".ci/run", "deploy/github/start.sh"]
+GITHUB = [f"deploy/github/{name}.yml" for name in ("action", "example-workflow", "reap")]
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -62,6 +63,11 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("shellcheck", *SHELL)
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-actions", GITHUB[0])
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *GITHUB[1:])
+    session.run("zizmor", "--offline", "--no-progress", "--config", "deploy/github/zizmor.yml", *GITHUB)
+    gitlab = ["vendor.gitlab-ci", "--data-transform", "gitlab-ci", "deploy/gitlab/exollama.gitlab-ci.yml"]
+    session.run("check-jsonschema", "--builtin-schema", *gitlab)
 
 
 @nox.session
@@ -93,6 +99,10 @@ def wheel(session: nox.Session) -> None:
         for name, what in {"installed": [str(built)], "editable": ["-e", str(ROOT)]}.items():
             session.run("python", "-m", "venv", str(away / name))
             session.run(str(away / name / "bin/pip"), "install", "-q", *what, external=True)
+        action = ROOT / "deploy/github"
+        runner = {"RUNNER_TEMP": away, "GITHUB_PATH": away / "github-path", "GITHUB_ACTION_PATH": action}
+        env = {name: str(path) for name, path in runner.items()} | {"PYTHON": "python"}
+        session.run("bash", str(action / "start.sh"), "install", env=env, external=True)
         session.env["EXOLLAMA_DIST"] = str(away)
         session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
     finally:

@@ -44,10 +44,11 @@ class _Verb:
 VERBS: Mapping[str, _Verb] = {
     "provision": _Verb(
         "find, start or create the instance and wait until it is ready",
-        "--json",
+        '--format env    (in a shell: eval "$(exollama provision --format env)")',
         {
             "--no-wait": "return as soon as the instance is created or found",
             "--keep-failed": "keep an instance whose boot failed, to look at it",
+            "--with-key": "with --format gitlab: the key, too, for whoever may read the job's artifacts",
         },
     ),
     "status": _Verb(
@@ -134,6 +135,13 @@ def parser(prog: str, verb: str) -> argparse.ArgumentParser:
         _prompt_arguments(one)
     if verb == "serve":
         _serve_arguments(one)
+    if verb == "provision":
+        one.add_argument(
+            "--format",
+            choices=("text", "json", "env", "github", "gitlab"),
+            help="how to hand the result on: text, or json with the key masked; env: lines for a shell's eval; github: "
+            "into the job's environment and the step's outputs; gitlab: lines for a dotenv report",
+        )
     for flag, help_text in VERBS[verb].flags.items():
         one.add_argument(flag, action="store_true", help=help_text)
     one.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -23,10 +23,13 @@ from client.model import printable
 from client.settings import Reader, Secret, endpoint_key, web_address
 from client.transport import Disconnected, Request, Response, Send, http_client_send
 
-ONLY_BY_WAKING: Final = (
-    "--no-provision needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: through EXOLLAMA_PROVISION_URL an instance can "
-    "only be found by waking it."
-)
+ONLY_WITH_CREDENTIALS: Final[Mapping[str, str]] = {
+    "no_provision": "--no-provision needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: through EXOLLAMA_PROVISION_URL an "
+    "instance can only be found by waking it.",
+    "no_wait": "--no-wait needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: the function is asked until it is ready.",
+    "keep_failed": "--keep-failed needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET: the function keeps none.",
+}
+"""Flags that a function cannot do, by their names in argparse."""
 _ASK_S: Final = 60.0
 _WAIT_S: Final = 5.0
 _MAX_WAIT_S: Final = 30.0
@@ -56,6 +59,22 @@ class Provisioned:
     def endpoint(self) -> Endpoint:
         """The instance's endpoint; talks to nobody yet."""
         return Endpoint(self.address, self.key, port=self.port)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The same as `functions.provision.run` returns it, as far as it is known."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "zone": self.zone,
+            "state": "running",
+            "phase": self.phase,
+            "url": self.url,
+            "model": self.model,
+            "created": None,
+            "deadline": self.deadline and self.deadline.isoformat(),
+            "key": self.key,
+        }
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Provisioned:
@@ -160,16 +179,6 @@ def bearer(value: str) -> Secret:
     if not re.fullmatch(r"[!-~]{1,4096}", value):
         raise ValueError("has characters that no token has, a space or a line's end perhaps.")
     return Secret(value)
-
-
-def has_credentials(env: Mapping[str, str]) -> bool:
-    """Whether there is anything to ask the API with."""
-    return any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
-
-
-def needed(env: Mapping[str, str]) -> bool:
-    """Whether a function is to be asked instead of the API."""
-    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has_credentials(env)
 
 
 def _percent(value: object) -> float | None:

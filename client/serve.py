@@ -18,10 +18,10 @@ from typing import Final
 from client.boot import Board
 from client.errors import NoInstance, SettingsError
 from client.forwarder import Address, Forwarder
-from client.function import ONLY_BY_WAKING, Function, bearer, needed
+from client.function import ONLY_WITH_CREDENTIALS, Function, bearer
 from client.guard import Guard, origins
 from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
-from client.settings import Reader, Secret, Settings, endpoint_key, web_address
+from client.settings import Reader, Secret, Settings, by_function, endpoint_key, web_address
 from client.source import ByUrl, Source
 from client.terminal import Terminal
 
@@ -53,7 +53,7 @@ class Options:
         function_token = reader.get("EXOLLAMA_FUNCTION_TOKEN", bearer, None, secret=True)
         where = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
         allowed = reader.get("OLLAMA_ORIGINS", origins, ())
-        by_url = needed(env)
+        by_url = by_function(env)
         problems = [*reader.problems, *_contradictions(args, env, by_url=by_url)]
         guard = None
         try:
@@ -80,7 +80,7 @@ def _contradictions(args: argparse.Namespace, env: Mapping[str, str], *, by_url:
     if by_url and not env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
         yield "EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it."
     if by_url and args.no_provision:
-        yield ONLY_BY_WAKING
+        yield ONLY_WITH_CREDENTIALS["no_provision"]
     if by_url and args.on_exit != "keep":
         yield f"--on-exit {args.on_exit} needs EXOSCALE_API_KEY and EXOSCALE_API_SECRET."
     if args.no_provision and args.on_exit != "keep":

@@ -184,6 +184,16 @@ class Reader:
         return value
 
 
+def has_credentials(env: Mapping[str, str]) -> bool:
+    """Whether there is anything to ask the API with."""
+    return any(env.get(f"EXOSCALE_API_{part}", "").strip() for part in ("KEY", "SECRET"))
+
+
+def by_function(env: Mapping[str, str]) -> bool:
+    """Whether a function is to be asked instead of the API."""
+    return bool(env.get("EXOLLAMA_PROVISION_URL", "").strip()) and not has_credentials(env)
+
+
 def model_name(value: str) -> str:
     """The name of a model, as `ollama pull` takes it. Raises ValueError."""
     if not MODEL_RE.fullmatch(value) or ".." in value:

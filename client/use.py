@@ -6,25 +6,22 @@ Neighbours: `client.verbs` dispatches here; `client.session` finds the instance,
 import argparse
 import json
 import os
-import shlex
-import ssl
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from client import function
 from client.api import Api
 from client.boot import Progress
 from client.endpoint import Endpoint
-from client.errors import ExollamaError, SettingsError
+from client.errors import SettingsError
+from client.function import Function
+from client.handout import CURL, exports, variables
 from client.model import Instance, last_day
 from client.session import Session, Tidy, Wake, void
 from client.session import generate as answered
-from client.settings import Reader, Settings, model_name
+from client.settings import Reader, Settings, by_function, model_name
 from client.terminal import Terminal
 from client.transport import http_client_send
 
@@ -91,8 +88,8 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
 
     on_text = void if whole else show
     session = None
-    if function.needed(os.environ):
-        answer = _through_function(args, payload, on_text, terminal)
+    if by_function(os.environ):
+        answer = _through_function(payload, on_text, terminal)
     else:
         session = _session(settings, terminal, provision=not args.no_provision)
         answer = session.generate(payload, on_text)
@@ -109,13 +106,9 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
     return 0
 
 
-def _through_function(
-    args: argparse.Namespace, payload: Mapping[str, Any], on_text: Callable[[str], None], terminal: Terminal
-) -> dict[str, Any]:
+def _through_function(payload: Mapping[str, Any], on_text: Callable[[str], None], terminal: Terminal) -> dict[str, Any]:
     """The answer of an instance that a provision function wakes, without credentials."""
-    if args.no_provision:
-        raise SettingsError(function.ONLY_BY_WAKING)
-    asked = function.Function.from_env(os.environ, terminal.progress)
+    asked = Function.from_env(os.environ, terminal.progress)
 
     def using() -> AbstractContextManager[Endpoint]:
         return closing(asked.provision().endpoint())
@@ -207,36 +200,12 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
     endpoint.touch()
     session.record(instance)
     key = session.key(instance)
-    assert endpoint.certificate
-    path = _certificate_file(instance.id, endpoint.certificate)
-    result = {"url": endpoint.url, "key": key.reveal(), "cacert": str(path), "fingerprint": endpoint.fingerprint}
-    if args.no_key:
-        del result["key"]
+    values = variables(endpoint, instance.id, None if args.no_key else key)
     if args.json:
-        print(json.dumps(result))
+        names = {"url": "EXOLLAMA_URL", "key": "EXOSCALE_OLLAMA_KEY", "cacert": "EXOLLAMA_CACERT"}
+        result = {name: values[variable] for name, variable in names.items() if variable in values}
+        print(json.dumps({**result, "fingerprint": endpoint.fingerprint}))
         return 0
-    values = {"EXOLLAMA_URL": endpoint.url, "EXOLLAMA_CACERT": str(path)}
-    if not args.no_key:
-        values["EXOSCALE_OLLAMA_KEY"] = key.reveal()
-    for name, value in values.items():
-        print(f"export {name}={shlex.quote(value)}")
-    terminal.note(
-        'Then: curl --cacert "$EXOLLAMA_CACERT" -H "X-Ollama-Key: $EXOSCALE_OLLAMA_KEY" "$EXOLLAMA_URL/api/tags"'
-    )
+    print(exports(values), end="")
+    terminal.note(CURL)
     return 0
-
-
-def _certificate_file(instance_id: str, certificate: bytes) -> Path:
-    """Write a verified certificate (DER) as PEM where only this user can, and return the path."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exollama"
-    path = base / f"{Path(instance_id).name}.pem"
-    try:
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=base, delete=False) as file:
-            file.write(ssl.DER_cert_to_PEM_cert(certificate))
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise ExollamaError(
-            f"The certificate cannot be written: {error}. Set XDG_CACHE_HOME to a folder where it can."
-        ) from None
-    return path

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from client.errors import ExollamaError, SettingsError
-from client.settings import Settings
+from client.settings import Settings, by_function, has_credentials
 from client.terminal import Terminal
 
 
@@ -39,28 +39,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    """The settings. Raises SettingsError; for `serve`, what is wrong with its arguments is in there as well."""
-    from client import function
-
-    credentials = args.verb not in _BY_URL or not function.needed(os.environ)
-    if args.verb != "serve":
-        return Settings.from_env(os.environ, credentials=credentials)
-    from client import serve
-
+    """The settings; what the arguments ask for is read as well. Raises SettingsError with the problems of both."""
+    by_url = args.verb in _BY_URL and by_function(os.environ)
     problems: list[str] = []
+    settings = None
     try:
-        settings = Settings.from_env(os.environ, credentials=credentials)
+        settings = Settings.from_env(os.environ, credentials=not by_url)
     except SettingsError as error:
         problems += error.problems
-        settings = None
-        if not function.has_credentials(os.environ):
+        if args.verb in _BY_URL and not has_credentials(os.environ):
             problems.append(
                 "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
             )
     try:
-        args.options = serve.Options.read(args, os.environ)
+        if args.verb == "serve":
+            from client import serve
+
+            args.options = serve.Options.read(args, os.environ)
+        elif args.verb == "provision":
+            from client.handout import Handout
+
+            args.handout = Handout.prepare(args, os.environ)
     except SettingsError as error:
         problems += error.problems
+    if by_url and args.verb != "serve":  # whose own options tell
+        from client.function import ONLY_WITH_CREDENTIALS
+
+        problems += [needs for flag, needs in ONLY_WITH_CREDENTIALS.items() if getattr(args, flag, False)]
     if problems or settings is None:
         raise SettingsError(*problems)
     return settings
@@ -81,23 +86,37 @@ def need_urllib3() -> None:
 
 
 def _provision(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
-    need_urllib3()
-    from functions import provision
-
-    result = provision.run(
-        settings, wait=not args.no_wait, keep_failed=args.keep_failed, note=terminal.note, progress=terminal.progress
-    )
+    result = _provisioned(args, settings, terminal)
     terminal.clear()
-    if args.json:
+    handout = args.handout
+    if handout.format == "json":
         print(json.dumps({**result, "key": "***"}))
-    else:
+    elif handout.format == "text":
         print(
             f"{result['url'] or 'no address yet'}  {result['model']}  {result['id']} in {result['zone']}, "
             f"{result['phase']}"
         )
         if result["phase"] == "ready":
             terminal.note('Use it with: exollama generate "…", or for other programs: eval "$(exollama env)"')
+    else:
+        for piece in handout.give(result):
+            print(piece, end="", flush=True)
+        if handout.hint:
+            terminal.note(handout.hint)
     return 0
+
+
+def _provisioned(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> dict[str, Any]:
+    if by_function(os.environ):
+        from client.function import Function
+
+        return Function.from_env(os.environ, terminal.progress).provision().result
+    need_urllib3()
+    from functions import provision
+
+    return provision.run(
+        settings, wait=not args.no_wait, keep_failed=args.keep_failed, note=terminal.note, progress=terminal.progress
+    )
 
 
 def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

@@ -1,7 +1,7 @@
 """Checks of what was built: run by `nox -s wheel`.
 
-EXOLLAMA_DIST is a folder with wheel, sdist, and two virtual environments: installed/ has the wheel, editable/
-the checkout.
+EXOLLAMA_DIST is a folder with wheel, sdist, and three virtual environments: installed/ has the wheel, editable/
+the checkout, and exollama/ what the GitHub action's install step made of it.
 
 Not collected by an ordinary run, whence the file's name. Everything is run away from the checkout.
 """
@@ -94,7 +94,7 @@ def test_the_wheel_holds_both_packages_and_the_templates_and_nothing_else(wheel:
 def test_the_sdist_holds_what_the_project_is_made_of(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("client", "functions", "cloudinit", "tests"):
+    for folder in ("client", "functions", "cloudinit", "deploy", "tests"):
         assert set(in_checkout(folder)) <= names
     assert {
         "LICENSE",
@@ -168,3 +168,12 @@ def test_an_editable_install_renders_what_the_checkout_does(dist: Path, tmp_path
     assert digest == rendered_here
     assert Path(file).is_relative_to(ROOT)
     assert "usage: exollama " in run(commands / "exollama", "--help", cwd=tmp_path)
+
+
+def test_the_github_actions_install_step_gives_later_steps_the_command_and_leaves_them_their_python(
+    dist: Path, tmp_path: Path, metadata: Message
+) -> None:
+    [added] = (dist / "github-path").read_text().splitlines()
+    assert os.listdir(added) == ["exollama"]
+    assert run(f"{added}/exollama", "--version", cwd=tmp_path).split() == ["exollama", metadata["Version"]]
+    assert "usage: exollama provision" in run(f"{added}/exollama", "provision", "--help", cwd=tmp_path)
