@@ -1,6 +1,8 @@
 """Azure Functions (Python v2 model): one HTTP function, and a timer that reaps every ten minutes.
 
-The token that `functions.faas` demands is the lock, hence ANONYMOUS: a key of the platform's beside it adds nothing.
+It answers at /api and at /api/provision, /api/status and /api/reap. The token that `functions.faas` demands is the
+lock, hence ANONYMOUS: a key of the platform's beside it adds nothing. An optional route parameter ends with a question
+mark (learn.microsoft.com, "Azure Functions HTTP trigger"); a timer's schedule begins with the seconds.
 """
 
 import azure.functions as func
@@ -11,9 +13,7 @@ app = func.FunctionApp()
 
 
 @app.function_name("exollama")
-@app.route(
-    route="{action:regex(^(provision|status|reap)$)?}", methods=["GET", "POST"], auth_level=func.AuthLevel.ANONYMOUS
-)
+@app.route(route="{action?}", methods=["GET", "POST"], auth_level=func.AuthLevel.ANONYMOUS)
 def exollama(request: func.HttpRequest) -> func.HttpResponse:
     """Provision, status or reap over HTTP."""
     said = faas.azure(request)
