@@ -51,7 +51,7 @@ def simulator(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; arguments after -- go to pytest."""
-    install(session, "test")
+    install(session, "test", "runtimes")
     session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
 
 
@@ -97,6 +97,13 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
     finally:
         shutil.rmtree(away)
+
+
+@nox.session
+def bundle(session: nox.Session) -> None:
+    """Build the zip that function platforms take as it is, dist/exollama-faas.zip or the file named after --."""
+    install(session)
+    session.run("python", "deploy/faas/bundle.py", *session.posargs)
 
 
 @nox.session
