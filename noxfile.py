@@ -67,8 +67,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly and tests included; what runs on the instance as its oldest Python sees it."""
-    install(session, "test", "types")
+    install(session, "test", "runtimes", "types")
     session.run("mypy", *session.posargs)
+    session.run("mypy", "deploy/faas")
     for script in sorted((ROOT / "cloudinit").glob("*.py")):
         session.run("mypy", "--python-version", "3.10", f"cloudinit/{script.name}")
 

@@ -9,6 +9,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from functions.faas import openfaas as handle  # noqa: E402 - only now can it be found
+from functions.faas import openfaas as handle  # only now can it be found
 
 __all__ = ["handle"]

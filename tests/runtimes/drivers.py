@@ -122,7 +122,9 @@ class Runtime(ABC):
         """One HTTP request to the function; header names of the answer are lower case."""
         return self.http(method, self.prefix + path, body, headers or {})
 
-    def http(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def http(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
         """The same to whatever path."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:

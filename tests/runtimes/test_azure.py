@@ -23,7 +23,7 @@ def test_one_function_answers_over_http_and_one_reaps_on_schedule(azure: Runtime
         ("reap", "function_app.py"),
     }
     trigger, answer = functions["exollama"]["bindings"]
-    assert (trigger["type"], trigger["direction"], trigger["name"]) == ("httpTrigger", "IN", "request")
+    assert (trigger["type"], trigger["direction"], trigger["name"]) == ("httpTrigger", "IN", "req")
     assert (trigger["route"], trigger["methods"], trigger["authLevel"]) == ("{action?}", ["GET", "POST"], "ANONYMOUS")
     assert (answer["type"], answer["direction"]) == ("http", "OUT")
     [timer] = functions["reap"]["bindings"]

@@ -69,8 +69,8 @@ def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, clou
     gone = runtime.ask("GET", "/?action=status" if runtime.rooted else "/status", headers=BEARER)
     assert (gone.status, gone.json["instances"]) == (200, [])
 
-    places = {f"answer {index}": str(answer) for index, answer in enumerate([*booting, looked, kept, planned, reaped, gone])}
-    places["log"] = runtime.said
+    others = [*booting, looked, kept, planned, reaped, gone]
+    places = {"log": runtime.said} | {f"answer {index}": str(answer) for index, answer in enumerate(others)}
     secrets = {"API key": cloud.key, "API secret": cloud.secret, "token": TOKEN}
     assert [
         (what, where)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ SHIMS = {
 PARTS = ("client", "functions", "cloudinit", "deploy/faas")
 
 
-def build(checkout: Path, *words: str | Path, umask: int = 0o022, **env: str) -> subprocess.CompletedProcess[str]:
+def build(
+    checkout: Path, *words: str | Path, umask: int = 0o022, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, checkout / "deploy/faas/bundle.py", *words]
     return subprocess.run(
-        command, env={**os.environ, **env}, umask=umask, cwd="/", capture_output=True, text=True, check=False
+        command, env={**os.environ, **(env or {})}, umask=umask, cwd="/", capture_output=True, text=True, check=False
     )
 
 
@@ -58,8 +61,8 @@ def test_another_checkout_built_by_somebody_else_later_gives_the_same_bytes(
         os.utime(path, (2e9, 2e9))
     (tmp_path / "elsewhere/client/__pycache__").mkdir()
     (tmp_path / "elsewhere/client/__pycache__/junk.pyc").write_bytes(b"junk")
-    twin = tmp_path / "twin.zip"
-    done = build(tmp_path / "elsewhere", twin, umask=0o077, LC_ALL="C", TZ="Asia/Kathmandu", PYTHONHASHSEED="7")
+    twin, env = tmp_path / "twin.zip", {"LC_ALL": "C", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "7"}
+    done = build(tmp_path / "elsewhere", twin, umask=0o077, env=env)
     assert (done.returncode, done.stdout.split()) == (
         0,
         [str(twin), str(bundle["bytes"]), "bytes", "SHA-256", bundle["sha256"]],
@@ -89,7 +92,7 @@ def license_text() -> bytes:
 
 
 def test_the_time_of_its_files_is_the_given_one(tmp_path: Path) -> None:
-    done = build(ROOT, tmp_path / "timed.zip", SOURCE_DATE_EPOCH="1764115200")
+    done = build(ROOT, tmp_path / "timed.zip", env={"SOURCE_DATE_EPOCH": "1764115200"})
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(tmp_path / "timed.zip") as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(2025, 11, 26, 0, 0, 0)}
@@ -104,7 +107,7 @@ def test_the_time_of_its_files_is_the_given_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_sentence(words: list[str], env: dict[str, str], code: int, said: str) -> None:
-    done = build(ROOT, *words, **env)
+    done = build(ROOT, *words, env=env)
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,8 +1,8 @@
 """Azure's part as far as its own library has it: function_app.py is loaded, and called with the library's own types.
 
 The host and worker of Azure do not install here. What this does in their place: it serves each function's route below
-/api, turns requests into HttpRequest and answers of HttpResponse back with the library's converters, fires a timer
-for POST /admin/functions/NAME as the host's administration does, and shows the registered functions at /admin/functions.
+/api, makes HttpRequests of requests and answers of HttpResponses with the library's converters, fires a timer for
+POST /admin/functions/NAME as the host's administration does, and shows the registered functions at /admin/functions.
 """
 
 import json
@@ -38,7 +38,11 @@ class Handler(BaseHTTPRequestHandler):
         """`{action?}` below the prefix api: nothing, or one more part."""
         _, prefix, *rest = path.rstrip("/").split("/")
         function = FUNCTIONS["exollama"]
-        if prefix != "api" or len(rest) > 1 or self.command not in [str(method) for method in function.get_trigger().methods]:
+        if (
+            prefix != "api"
+            or len(rest) > 1
+            or self.command not in [str(method) for method in function.get_trigger().methods]
+        ):
             self.say(404, {}, b"")
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -51,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             "body": Datum(body, "bytes"),
         }
         request = HttpRequestConverter.decode(Datum(value, "http"), trigger_metadata={})
-        answer = function.get_user_function()(request)
+        answer = function.get_user_function()(**{function.get_trigger().name: request})
         assert HttpResponseConverter.check_output_type_annotation(type(answer))
         said = HttpResponseConverter.encode(answer, expected_type=HttpResponse).value
         headers = {name: datum.value for name, datum in said["headers"].items()}
@@ -59,9 +63,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def timer(self, name: str) -> None:
         timer = TimerRequestConverter.decode(Datum(json.dumps(TIMER), "json"), trigger_metadata={})
+        function = FUNCTIONS[name]
         try:
-            FUNCTIONS[name].get_user_function()(timer)
-        except Exception as error:
+            function.get_user_function()(**{function.get_trigger().name: timer})
+        except Exception as error:  # noqa: BLE001 - as the host does, which shows the call as failed
             self.say(500, {}, f"{type(error).__name__}: {error}".encode())
         else:
             self.say(202, {}, b"")

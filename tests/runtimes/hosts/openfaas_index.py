@@ -1,7 +1,8 @@
 """What OpenFaaS's template python3-http runs: Flask behind waitress, and the handler's package `function` beside it.
 
 Of the same shape as openfaas/python-flask-template's template/python3-http/index.py of 2026: an event with body,
-headers, method, query and path, a context with the host's name; an answer is a dictionary with statusCode, body, headers.
+headers, method, query and path, a context with the host's name; an answer is a dictionary with statusCode, body and
+headers.
 """
 
 import os
