@@ -34,7 +34,7 @@ def test_the_code_that_runs_is_the_bundles(runtime: Runtime, cloud: Simulator) -
 
 
 def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, cloud: Simulator) -> None:
-    cloud.boot(delay_s=0.15)
+    cloud.boot(delay_s=0.1)
     *booting, ready = until_done(lambda: runtime.do("provision"))
     assert booting, "a boot outlasts one answer"
     for answer in booting:
