@@ -33,7 +33,7 @@ class Function:
         self.asked.append((environ.get("HTTP_AUTHORIZATION"), body))
 
         def started(status: str, headers: list[tuple[str, str]]) -> None:
-            self.answers.append(int(status.split()[0]))
+            self.answers.append(int(status.partition(" ")[0]))
             start_response(status, headers)
 
         return faas.wsgi({**environ, "wsgi.input": io.BytesIO(body)}, started)
@@ -53,7 +53,7 @@ def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> I
     """One that has the credentials and little time for each answer, in an environment that only it sees."""
     own = {**user.env, "EXOLLAMA_FUNCTION_TOKEN": TOKEN, "EXOLLAMA_FUNCTION_TIMEOUT": "3"}
     monkeypatch.setattr(faas, "os", SimpleNamespace(environ=own))
-    impatient = {**faas.handle.__kwdefaults__, "sleep": lambda seconds: time.sleep(0.03)}
+    impatient = {**(faas.handle.__kwdefaults__ or {}), "sleep": lambda seconds: time.sleep(0.03)}
     monkeypatch.setattr(faas.handle, "__kwdefaults__", impatient)
     function = Function()
     with make_server("127.0.0.1", 0, function, Server, Quiet) as server:
