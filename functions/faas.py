@@ -233,9 +233,11 @@ def wsgi(environ: Environ, start_response: Callable[[str, Headers], object]) -> 
     from http import HTTPStatus
 
     def request() -> Request:
-        length = str(environ.get("CONTENT_LENGTH") or "0")
-        # One byte more than may be tells that there is more.
-        body = environ["wsgi.input"].read(min(int(length), MAX_BODY + 1)) if length.isdecimal() else b""
+        length, most = str(environ.get("CONTENT_LENGTH") or "0"), MAX_BODY + 1  # one more tells that there is more
+        size = min(int(length), most) if length.isdecimal() else 0
+        if environ.get("wsgi.input_terminated"):  # the server's word that the body ends by itself, if it is in chunks
+            size = most
+        body = environ["wsgi.input"].read(size)
         headers = {name[5:].replace("_", "-"): str(value) for name, value in environ.items() if name[:5] == "HTTP_"}
         return Request(
             method=environ["REQUEST_METHOD"],

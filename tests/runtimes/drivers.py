@@ -16,7 +16,7 @@ import sys
 import time
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -123,9 +123,13 @@ class Runtime(ABC):
         return self.http(method, self.prefix + path, body, headers or {})
 
     def http(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The same to whatever path."""
+        """The same to whatever path; several bodies are sent as chunks of one."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, dict(headers or {}))

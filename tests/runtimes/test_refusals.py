@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.runtimes.drivers import BEARER, RUNTIMES, TOKEN, Runtime
+from tests.runtimes.drivers import BEARER, RUNTIMES, TOKEN, Asgi, Google, Knative, OpenFaas, Runtime, Wsgi
 from tests.runtimes.tally import TALLY
 from tests.simulator import Simulator
 
@@ -77,3 +77,14 @@ def test_bad_input_is_answered_in_a_sentence_and_nothing_is_done(runtime: Runtim
         assert [secret for secret in (TOKEN, WRONG) if any(secret in place for place in places)] == [], one.what
     assert cloud.calls == []
     TALLY.shown(runtime, "refusals")
+
+
+@pytest.mark.parametrize(
+    "runtime", [Google, Knative, OpenFaas, Wsgi, Asgi], indirect=True, ids=lambda kind: kind.package
+)
+def test_a_body_in_chunks_is_read_and_bounded_like_any_other(runtime: Runtime, cloud: Simulator) -> None:
+    answer = runtime.http("POST", "/", iter([b'{"action": "reap",', b'"dry_run": true}']), BEARER)
+    assert (answer.status, answer.json["dry_run"]) == (200, True)
+    cloud.api.calls.clear()
+    large = runtime.http("POST", "/", iter([b'{"action": "reap", "x": "', b"a" * 70_000, b'"}']), BEARER)
+    assert (large.status, cloud.calls) == (413, [])
