@@ -1,4 +1,8 @@
-"""One bundle, one simulated cloud, and each runtime started once, when the first test wants it."""
+"""One bundle, one simulated cloud, and each runtime started once, when the first test wants it.
+
+One real machine, booted once, stands in for those of all instances (tests/simulator/lodging.py): nine boots would take
+most of the time, and tests/system boots enough of them.
+"""
 
 import subprocess
 import sys
@@ -7,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from client.settings import Secret
 from tests.simulator import Simulator
+from tests.simulator.driver import launch, ready
+from tests.simulator.lodging import Lodging
 
-pytest.register_assert_rewrite("tests.runtimes.drivers", "tests.runtimes.secrets")
+pytest.register_assert_rewrite("tests.runtimes.drivers", "tests.runtimes.lambda_api")
 
-from tests.runtimes.drivers import Runtime  # noqa: E402 - after its asserts were registered
+from tests.runtimes.drivers import KEY, Runtime  # noqa: E402 - after its asserts were registered
 from tests.runtimes.tally import TALLY  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -28,15 +35,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session_cloud() -> Iterator[Simulator]:
     with Simulator(operation_s=0.01, start_s=0.02) as simulator:
+        lodging = Lodging(simulator, ready(simulator, launch(simulator, key=Secret(KEY), idle_s=10**8, deadline=None)))
         yield simulator
+        lodging.close()
 
 
 @pytest.fixture
 def cloud(session_cloud: Simulator) -> Iterator[Simulator]:
-    """An empty cloud, whose instances are real."""
+    """An empty cloud; its instances are ready as soon as they have started."""
     session_cloud.clear_faults()
-    session_cloud.boot()
-    session_cloud.options.operation_s = 0.01
+    session_cloud.options.operation_s, session_cloud.options.start_s = 0.01, 0.02
     for seen in session_cloud.instances():
         session_cloud.remove(seen.id)
     session_cloud.api.calls.clear()

@@ -29,9 +29,11 @@ from tests.simulator.driver import Answer
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 TOKEN = "planted-function-token-0123456789-abcdefgh"
+KEY = "planted-endpoint-key-0123456789-ABCDEFGH"
+"""The endpoint key of every instance: they lodge in one machine."""
 BEARER = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 LIMIT_S = 3
-"""EXOLLAMA_FUNCTION_TIMEOUT in each runtime: short, so that a boot outlasts it."""
+"""EXOLLAMA_FUNCTION_TIMEOUT in each runtime: short, so that a start outlasts it."""
 
 
 class Runtime(ABC):
@@ -156,6 +158,7 @@ class Runtime(ABC):
         own = {
             "EXOLLAMA_FUNCTION_TOKEN": TOKEN,
             "EXOLLAMA_FUNCTION_TIMEOUT": str(LIMIT_S),
+            "EXOSCALE_OLLAMA_KEY": KEY,
             "EXOSCALE_INSTANCE_NAME": f"in-{self.package}",
             "EXOLLAMA_SIMULATED_PATIENCE_S": "0.03",
             "EXOLLAMA_TEST_ORIGINS": str(self._origins),

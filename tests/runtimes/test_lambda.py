@@ -80,7 +80,7 @@ def test_what_fails_on_schedule_fails_the_invocation(aws: AwsLambda, cloud: Simu
 
 
 def test_provision_answers_before_a_short_deadline_and_creates_one_instance(aws: AwsLambda, cloud: Simulator) -> None:
-    cloud.boot(never="docker")
+    cloud.options.start_s = 30
     for event in (function_url("POST", "/provision", None, BEARER), {"action": "provision"}):
         began = time.monotonic()
         outcome = aws.api.invoke(event, 3.5)

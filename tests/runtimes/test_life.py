@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.runtimes.drivers import BEARER, RUNTIMES, TOKEN, Runtime
+from tests.runtimes.drivers import BEARER, KEY, RUNTIMES, TOKEN, Runtime
 from tests.runtimes.tally import TALLY
 from tests.simulator import Simulator
 from tests.simulator.driver import Answer, ask
-from tests.system.verbs import changes, let_pass
+from tests.system.verbs import changes
 
 pytestmark = pytest.mark.parametrize("runtime", RUNTIMES, indirect=True, ids=lambda kind: kind.package)
 
@@ -34,9 +34,9 @@ def test_the_code_that_runs_is_the_bundles(runtime: Runtime, cloud: Simulator) -
 
 
 def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, cloud: Simulator) -> None:
-    cloud.boot(delay_s=0.1)
+    cloud.options.start_s = 1.5
     *booting, ready = until_done(lambda: runtime.do("provision"))
-    assert booting, "a boot outlasts one answer"
+    assert booting, "a start outlasts one answer"
     for answer in booting:
         assert set(answer.json) == {"phase", "percent", "retry_after_s"}
         assert answer.json["phase"]
@@ -45,8 +45,8 @@ def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, clou
     assert changes(cloud).count("create-instance") == 1
     seen = cloud.instance()
     told = ready.json
-    assert (told["id"], told["url"], told["key"], told["phase"]) == (seen.id, seen.url, seen.key, "ready")
-    assert ask(seen, "GET", "/api/tags", key=told["key"]).status == 200
+    assert (told["id"], told["url"], told["key"], told["phase"]) == (seen.id, seen.url, KEY, "ready")
+    assert ask(seen, "GET", "/api/tags", key=KEY).status == 200
     assert ask(seen, "GET", "/api/tags", key="0" * 64).status == 401
 
     again = runtime.do("provision")
@@ -58,7 +58,7 @@ def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, clou
     kept = runtime.do("reap")
     assert (kept.status, [one["outcome"] for one in kept.json["instances"]]) == (200, ["kept"])
 
-    let_pass(cloud, 40 * 60)
+    cloud.advance(40 * 60)
     scheduled = json.dumps({"action": "reap", "dry_run": True, "token": TOKEN}).encode()  # as Scaleway's cron does
     planned = runtime.ask("POST", "/", scheduled)
     assert (planned.status, [one["outcome"] for one in planned.json["instances"]]) == (200, ["planned"])
@@ -73,10 +73,7 @@ def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, clou
     places = {"log": runtime.said} | {f"answer {index}": str(answer) for index, answer in enumerate(others)}
     secrets = {"API key": cloud.key, "API secret": cloud.secret, "token": TOKEN}
     assert [
-        (what, where)
-        for what, one in (secrets | {"key": told["key"]}).items()
-        for where, text in places.items()
-        if one in text
+        (what, where) for what, one in (secrets | {"key": KEY}).items() for where, text in places.items() if one in text
     ] == []
     assert [what for what, one in secrets.items() for answer in (ready, again) if one in str(answer)] == []
     TALLY.shown(runtime, "provision", "status", "reap")
