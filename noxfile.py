@@ -52,7 +52,7 @@ def simulator(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test; arguments after -- go to pytest."""
-    install(session, "test")
+    install(session, "test", "runtimes")
     session.run("python", "-X", "dev", "-m", "pytest", *session.posargs)
 
 
@@ -73,8 +73,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly and tests included; what runs on the instance as its oldest Python sees it."""
-    install(session, "test", "types")
+    install(session, "test", "runtimes", "types")
     session.run("mypy", *session.posargs)
+    session.run("mypy", "deploy/faas")
     for script in sorted((ROOT / "cloudinit").glob("*.py")):
         session.run("mypy", "--python-version", "3.10", f"cloudinit/{script.name}")
 
@@ -107,6 +108,13 @@ def wheel(session: nox.Session) -> None:
         session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
     finally:
         shutil.rmtree(away)
+
+
+@nox.session
+def bundle(session: nox.Session) -> None:
+    """Build the zip that function platforms take as it is, dist/exollama-faas.zip or the file named after --."""
+    install(session)
+    session.run("python", "deploy/faas/bundle.py", *session.posargs)
 
 
 @nox.session

@@ -67,8 +67,8 @@ def handle(
 
     200 comes with what the verb's `run` returns, its key masked unless `reveal`. 202 says that the time was over before
     the instance was ready (`{"phase", "percent", "retry_after_s"}`) or all was reaped; asking again goes on from there.
-    Everything else has `"error"`: 400 for a call that is wrong, 502 for what the API refused, 504 for no time at all,
-    500 for the rest, such as settings, what could not be reaped, or with `check` what should have been.
+    Everything else has `"error"`: 400 for a call that is wrong, 502 where the API fails, 504 for no time at all, 500
+    for the rest, such as settings, what could not be reaped, or with `check` what should have been.
 
     `params`, all true or false: `probe` and `check` of status, `dry_run` of reap. `remaining_s`: what the platform
     leaves; `over_http`: whether somebody waits on a connection, so that it has to be soon. Raises nothing of its own.
@@ -202,12 +202,11 @@ def invoke(event: Any, context: Any = None) -> dict[str, Any]:
     remaining_s = remaining() / 1000 if callable(remaining) else None
     if is_http(event):
         said = answer(lambda: request_of(event), remaining_s)
-        return {
-            "statusCode": said.status,
-            "headers": said.headers,
-            "body": said.body.decode(),
-            "isBase64Encoded": False,
-        }
+        reply = {"statusCode": said.status, "body": said.body.decode(), "isBase64Encoded": False}
+        if "headers" in event or "multiValueHeaders" not in event:
+            return {**reply, "headers": said.headers}
+        # A load balancer that asks with several values to a name reads them so only.
+        return {**reply, "multiValueHeaders": {name: [value] for name, value in said.headers.items()}}
     try:
         call = from_event(event, os.environ)
     except BadCall as error:
@@ -233,9 +232,11 @@ def wsgi(environ: Environ, start_response: Callable[[str, Headers], object]) -> 
     from http import HTTPStatus
 
     def request() -> Request:
-        length = str(environ.get("CONTENT_LENGTH") or "0")
-        # One byte more than may be tells that there is more.
-        body = environ["wsgi.input"].read(min(int(length), MAX_BODY + 1)) if length.isdecimal() else b""
+        length, most = str(environ.get("CONTENT_LENGTH") or "0"), MAX_BODY + 1  # one more tells that there is more
+        size = min(int(length), most) if length.isdecimal() else 0
+        if environ.get("wsgi.input_terminated"):  # the server's word that the body ends by itself, if it is in chunks
+            size = most
+        body = environ["wsgi.input"].read(size)
         headers = {name[5:].replace("_", "-"): str(value) for name, value in environ.items() if name[:5] == "HTTP_"}
         return Request(
             method=environ["REQUEST_METHOD"],

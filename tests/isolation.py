@@ -15,7 +15,7 @@ from typing import Any
 
 _RESOLVING = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
 _SENDING = {"socket.connect", "socket.sendto", "socket.sendmsg"}
-_SERVE = ("EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_TOKEN", "EXOLLAMA_SERVE_TOKEN")
+_SERVE = ("EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_", "EXOLLAMA_SERVE_TOKEN")
 _MARK = "EXOLLAMA_TEST_RUN"
 
 

@@ -219,6 +219,23 @@ only_once = pytest.mark.parametrize("ask", [by_event], indirect=True, ids=["invo
 
 
 @only_once
+@pytest.mark.parametrize(
+    ("given", "comes"),
+    [
+        ({"headers": BEARER}, "headers"),
+        ({"multiValueHeaders": {"Authorization": [f"Bearer {TOKEN}"]}}, "multiValueHeaders"),
+    ],
+    ids=["one value", "several"],
+)
+def test_headers_come_back_in_the_shape_that_they_came_in(
+    zones: Zones, events: None, given: dict[str, Any], comes: str
+) -> None:
+    said = faas.invoke({"httpMethod": "GET", "path": "/status", "body": None, **given})
+    assert (said["statusCode"], {"headers", "multiValueHeaders"} & set(said)) == (200, {comes})
+    assert set(said[comes]) == {"Content-Type", "Cache-Control"}
+
+
+@only_once
 def test_a_schedule_reaps_and_a_plain_event_does_what_it_says(zones: Zones, events: None) -> None:
     zones.instances["ch-gva-2"].append(instance())
     said = faas.invoke({"action": "reap", "dry_run": True})

@@ -1,28 +1,72 @@
-"""`exollama serve` without credentials: a provision function behind a URL wakes the instance for it."""
+"""`exollama serve` without credentials: the functions' own WSGI application behind a URL wakes the instance for it."""
 
-from collections.abc import Iterator
+import io
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from socketserver import ThreadingMixIn
+from types import SimpleNamespace
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 
+from functions import faas
 from tests.simulator import Simulator
-from tests.system.functions_server import ProvisionFunction
 from tests.system.serving import refused, serving, whole
 from tests.system.verbs import User, changes
 
 TOKEN = "planted-function-token-0123456789-abcdefgh"
 
 
+class Function:
+    """The application, and what it was asked and answered."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[tuple[str | None, bytes]] = []
+        self.answers: list[int] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        self.asked.append((environ.get("HTTP_AUTHORIZATION"), body))
+
+        def started(status: str, headers: list[tuple[str, str]]) -> None:
+            self.answers.append(int(status.partition(" ")[0]))
+            start_response(status, headers)
+
+        return faas.wsgi({**environ, "wsgi.input": io.BytesIO(body)}, started)
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
-def function(cloud: Simulator, user: User) -> Iterator[ProvisionFunction]:
-    for seen in cloud.instances():
-        cloud.remove(seen.id)
-    with ProvisionFunction(user.settings(), TOKEN) as function:
+def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
+    """One that has the credentials and little time for each answer, in an environment that only it sees."""
+    own = {**user.env, "EXOLLAMA_FUNCTION_TOKEN": TOKEN, "EXOLLAMA_FUNCTION_TIMEOUT": "3"}
+    monkeypatch.setattr(faas, "os", SimpleNamespace(environ=own))
+    impatient = {**(faas.handle.__kwdefaults__ or {}), "sleep": lambda seconds: time.sleep(0.03)}
+    monkeypatch.setattr(faas.handle, "__kwdefaults__", impatient)
+    function = Function()
+    with make_server("127.0.0.1", 0, function, Server, Quiet) as server:
+        function.url = f"http://127.0.0.1:{server.server_port}/provision"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
         yield function
+        server.shutdown()
+        thread.join(10)
 
 
 @pytest.fixture
-def stranger(cloud: Simulator, function: ProvisionFunction) -> User:
+def stranger(cloud: Simulator, function: Function) -> User:
     """Somebody without credentials, who knows the function's URL and token."""
     one = User(cloud, EXOLLAMA_PROVISION_URL=function.url, EXOLLAMA_FUNCTION_TOKEN=TOKEN)
     one.env = {name: value for name, value in one.env.items() if not name.startswith("EXOSCALE_")}
@@ -30,9 +74,9 @@ def stranger(cloud: Simulator, function: ProvisionFunction) -> User:
 
 
 def test_the_function_wakes_one_instance_for_all_and_is_asked_until_it_is_ready(
-    cloud: Simulator, stranger: User, function: ProvisionFunction
+    cloud: Simulator, stranger: User, function: Function
 ) -> None:
-    cloud.boot(delay_s=0.15)
+    cloud.boot(delay_s=0.1)
     with serving(stranger, "-v") as served, ThreadPoolExecutor(6) as programs:
         assert served.ask("GET", "/api/tags").status == 200
         assert function.asked == [], "looking wakes nobody"
@@ -56,7 +100,7 @@ def test_the_function_wakes_one_instance_for_all_and_is_asked_until_it_is_ready(
 
 
 def test_an_instance_that_went_is_replaced_through_the_function(
-    cloud: Simulator, stranger: User, function: ProvisionFunction
+    cloud: Simulator, stranger: User, function: Function
 ) -> None:
     with serving(stranger) as served:
         assert whole(served.generate())
@@ -67,7 +111,7 @@ def test_an_instance_that_went_is_replaced_through_the_function(
 
 
 def test_a_wrong_token_is_told_by_the_name_of_its_variable_and_creates_nothing(
-    cloud: Simulator, stranger: User, function: ProvisionFunction
+    cloud: Simulator, stranger: User, function: Function
 ) -> None:
     wrong = "another-secret-that-is-not-the-functions-own"
     with serving(stranger, EXOLLAMA_FUNCTION_TOKEN=wrong) as served:
@@ -80,7 +124,7 @@ def test_a_wrong_token_is_told_by_the_name_of_its_variable_and_creates_nothing(
 
 
 def test_what_fails_behind_the_function_is_told_in_its_words(
-    cloud: Simulator, stranger: User, function: ProvisionFunction
+    cloud: Simulator, stranger: User, function: Function
 ) -> None:
     cloud.fault("create-instance", "quota", times=1 << 30)
     with serving(stranger) as served:
@@ -99,7 +143,7 @@ def test_a_function_that_is_not_there_is_told_with_what_to_look_at(cloud: Simula
 
 
 def test_settings_that_need_credentials_are_refused_before_anything_is_asked(
-    stranger: User, function: ProvisionFunction
+    stranger: User, function: Function
 ) -> None:
     done = stranger.run("serve", "--no-provision", "--on-exit", "destroy")
     done.ended(2, "--no-provision needs EXOSCALE_API_KEY", "--on-exit destroy needs EXOSCALE_API_KEY")
