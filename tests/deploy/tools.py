@@ -1,0 +1,116 @@
+"""What the tests of deploy/ share: programs of the machine, a stand-in for the installed `exollama`, namespaces.
+
+Programs are never passed over in silence: one that a test cannot do without is installed, or the test fails; one that
+checks further says "not run" in pytest's summary.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.simulator import Simulator
+from tests.system.verbs import PATIENCE_S, ROOT
+
+DEPLOY = ROOT / "deploy"
+SETTINGS = DEPLOY / "exollama.env.example"
+NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def optional(program: str) -> str:
+    """Where a program is; without it the test is reported as not run."""
+    found = shutil.which(program, path=_SBIN)
+    if not found:
+        pytest.skip(f"not run: {program} is not installed")
+    return found
+
+
+@functools.cache
+def needed(program: str, package: str) -> str:
+    """Where a program is, installed from Debian where it is missing; without it the test fails."""
+    if not shutil.which(program, path=_SBIN) and os.geteuid() == 0 and shutil.which("apt-get"):
+        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+        for command in (["apt-get", "update", "-qq"], install):
+            subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=110, check=False)
+    found = shutil.which(program, path=_SBIN)
+    if not found:
+        pytest.fail(f"{program} is not installed, and this test cannot do without. As root: apt-get install {package}")
+    return found
+
+
+def as_root() -> None:
+    """Fail where a test that makes namespaces could not."""
+    if os.geteuid() != 0 or not shutil.which("unshare"):
+        pytest.fail("a daemon in namespaces of its own needs root and unshare (util-linux). Try: sudo env CI=1 .ci/run")
+
+
+def stand_in(path: Path, simulator: Simulator, *, python: str = sys.executable, **env: str) -> Path:
+    """Put a program at `path` that is this checkout's `exollama` under the simulator's clock, impatient as in tests."""
+    assigned = {"PYTHONPATH": str(ROOT), "EXOLLAMA_SIMULATED_PATIENCE_S": PATIENCE_S, **env}
+    words = [f"{name}={value}" for name, value in assigned.items()]
+    command = shlex.join(
+        ["env", *words, python, "-m", "tests.simulator.timeshift", str(simulator.offset_file), "-m", "client"]
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def filled_in(path: Path, env: Mapping[str, str]) -> Path:
+    """A copy of the example of settings with some of them filled in, as a user would."""
+    lines = SETTINGS.read_text().splitlines()
+    for name, value in env.items():
+        (at,) = (n for n, line in enumerate(lines) if line.lstrip("#").startswith(f"{name}="))
+        lines[at] = f"{name}={value}"
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@contextmanager
+def in_namespaces(script: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """A shell script as first process of its own PID and mount namespaces; all of it ends with the block."""
+    command = [*NAMESPACES, *more, "sh", "-eu", str(script)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # SIGKILL: unshare passes nothing else on
+        process.communicate(timeout=20)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process that have not ended; cron leaves its zombies until the next minute."""
+    found = []
+    try:
+        for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{word}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                found.append(int(word))
+    except FileNotFoundError:
+        pass  # ended meanwhile
+    return found
+
+
+def until(process: subprocess.Popen[str], so: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Poll until something is so, while a process runs."""
+    deadline = time.monotonic() + timeout_s
+    while not so():
+        if process.poll() is not None:
+            pytest.fail(f"ended with {process.returncode} before: {what}\n{process.stdout and process.stdout.read()}")
+        assert time.monotonic() < deadline, f"not so after {timeout_s} s: {what}"
+        time.sleep(0.02)
