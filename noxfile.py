@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SHELL = [".ci/run"]
+KUBERNETES = ["1.29", "1.37"]  # the oldest and the newest whose schemas deploy/'s manifests are held to
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -62,6 +63,11 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
     session.run("shellcheck", *SHELL)
+    session.run("hadolint", "deploy/docker/Dockerfile")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/docker/compose.yaml")
+    for version in KUBERNETES:
+        manifests = sorted(map(str, (ROOT / "deploy/kubernetes").glob("[!k]*.yaml")))
+        session.run("kubernetes-validate", "--strict", "--quiet", "-k", version, *manifests)
 
 
 @nox.session
@@ -95,6 +101,7 @@ def wheel(session: nox.Session) -> None:
             session.run(str(away / name / "bin/pip"), "install", "-q", *what, external=True)
         session.env["EXOLLAMA_DIST"] = str(away)
         session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
+        session.run("python", "-m", "pytest", "tests/packaging/image.py", *session.posargs)
     finally:
         shutil.rmtree(away)
 

@@ -96,14 +96,12 @@ def in_namespaces(script: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
 
 def children(pid: int) -> list[int]:
     """The children of a process that have not ended; cron leaves its zombies until the next minute."""
-    found = []
     try:
-        for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if Path(f"/proc/{word}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found.append(int(word))
-    except FileNotFoundError:
-        pass  # ended meanwhile
-    return found
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        states = {int(word): Path(f"/proc/{word}/stat").read_text().rpartition(")")[2].split()[0] for word in words}
+    except (FileNotFoundError, ProcessLookupError):  # one has ended meanwhile
+        return children(pid) if Path(f"/proc/{pid}").exists() else []
+    return [child for child, state in states.items() if state != "Z"]
 
 
 def until(process: subprocess.Popen[str], so: Callable[[], object], what: str, timeout_s: float = 30) -> None:
