@@ -46,9 +46,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(root: Path) -> None:
 def test_systemd_would_find_what_is_wrong_in_what_the_services_share(root: Path) -> None:
     shared = root / "etc/systemd/system/exollama-.service.d/hardening.conf"
     shared.write_text(shared.read_text().replace("PrivateTmp=", "PrivateTemp="))
-    assert "Unknown key name 'PrivateTemp'" in analyze("verify", f"--root={root}", *SERVICES).stderr.replace(
-        "Unknown key 'PrivateTemp'", "Unknown key name 'PrivateTemp'"
-    )
+    assert "'PrivateTemp'" in analyze("verify", f"--root={root}", *SERVICES).stderr
 
 
 @pytest.mark.parametrize("unit", SERVICES)
