@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SHELL = [".ci/run", "deploy/github/start.sh"]
 GITHUB = [f"deploy/github/{name}.yml" for name in ("action", "example-workflow", "reap")]
+KUBERNETES = ["1.29", "1.37"]  # the oldest and the newest whose schemas deploy/'s manifests are held to
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -68,6 +69,11 @@ def lint(session: nox.Session) -> None:
     session.run("zizmor", "--offline", "--no-progress", "--config", "deploy/github/zizmor.yml", *GITHUB)
     gitlab = ["vendor.gitlab-ci", "--data-transform", "gitlab-ci", "deploy/gitlab/exollama.gitlab-ci.yml"]
     session.run("check-jsonschema", "--builtin-schema", *gitlab)
+    session.run("hadolint", "deploy/docker/Dockerfile")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/docker/compose.yaml")
+    for version in KUBERNETES:
+        manifests = sorted(map(str, (ROOT / "deploy/kubernetes").glob("[!k]*.yaml")))
+        session.run("kubernetes-validate", "--strict", "--quiet", "-k", version, *manifests)
 
 
 @nox.session
@@ -106,6 +112,7 @@ def wheel(session: nox.Session) -> None:
         session.run("bash", str(action / "start.sh"), "install", env=env, external=True)
         session.env["EXOLLAMA_DIST"] = str(away)
         session.run("python", "-m", "pytest", "tests/packaging/built.py", *session.posargs)
+        session.run("python", "-m", "pytest", "tests/packaging/image.py", *session.posargs)
     finally:
         shutil.rmtree(away)
 
