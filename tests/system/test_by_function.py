@@ -1,4 +1,4 @@
-"""`exollama serve` without credentials: the functions' own WSGI application behind a URL wakes the instance for it."""
+"""`serve`, `generate` and `provision` without credentials: the functions' own WSGI application wakes the instance."""
 
 import io
 import threading
@@ -149,3 +149,51 @@ def test_settings_that_need_credentials_are_refused_before_anything_is_asked(
     done.ended(2, "--no-provision needs EXOSCALE_API_KEY", "--on-exit destroy needs EXOSCALE_API_KEY")
     stranger.run("serve", EXOLLAMA_FUNCTION_TOKEN=None).ended(2, "EXOLLAMA_FUNCTION_TOKEN is not set")
     assert function.asked == []
+
+
+# -- the other verbs that need an instance
+
+
+def test_generate_and_provision_wake_through_it_too_and_hand_on_what_works(
+    cloud: Simulator, stranger: User, function: Function
+) -> None:
+    done = stranger.run("generate", "why?").ended(0)
+    assert done.out.strip()
+    again = stranger.run("generate", "why?", "--json").ended(0)
+    assert again.json["done"] is True
+    [seen] = cloud.instances()
+    for_shell = stranger.run("provision", "--format", "env").ended(0)
+    assert f"export EXOLLAMA_URL={seen.url}\n" in for_shell.out
+    assert f"export EXOSCALE_OLLAMA_KEY={seen.key}\n" in for_shell.out
+    shown = stranger.run("provision", "--json").ended(0)
+    assert shown.json == shown.json | {"id": seen.id, "url": seen.url, "phase": "ready", "key": "***"}
+    assert changes(cloud).count("create-instance") == 1
+    said = [done.said, again.said, for_shell.err, shown.said]
+    assert [text for text in said if TOKEN in text or seen.key in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "told"),
+    [
+        (["generate", "why?", "--no-provision"], {}, ["--no-provision needs EXOSCALE_API_KEY"]),
+        (
+            ["provision", "--no-wait", "--keep-failed", "--format", "github"],
+            {},
+            ["--no-wait needs EXOSCALE_API_KEY", "--keep-failed needs EXOSCALE_API_KEY", "GITHUB_ENV"],
+        ),
+        (["generate", "why?"], {"EXOLLAMA_FUNCTION_TOKEN": None}, ["EXOLLAMA_FUNCTION_TOKEN is not set"]),
+        (["provision"], {"EXOLLAMA_PROVISION_URL": "http://functions.example.org/x"}, ["plain http is for"]),
+        (["status"], {}, ["EXOSCALE_API_KEY is not set"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_needs_credentials_or_is_missing_is_told_before_the_function_is_asked(
+    stranger: User, function: Function, words: list[str], env: dict[str, Any], told: list[str]
+) -> None:
+    stranger.run(*words, **env).ended(2, *told)
+    assert function.asked == []
+
+
+def test_a_token_that_the_function_refuses_is_told_with_its_reason(stranger: User, function: Function) -> None:
+    done = stranger.run("generate", "why?", EXOLLAMA_FUNCTION_TOKEN="x" * 40)
+    done.ended(2, "refuses EXOLLAMA_FUNCTION_TOKEN (401)", "It says: That is not this function's token.")
