@@ -5,8 +5,10 @@ tests with whatever they like. A `Send` never retries, follows no redirect and r
 of the project.
 """
 
+import functools
 import http.client
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -57,6 +59,20 @@ def settled(outcome: Response | Disconnected) -> Response:
     return outcome
 
 
+_reading = threading.Lock()
+
+
+def tls_context() -> ssl.SSLContext:
+    """What trusts whom the system trusts, read once: that takes longer than a request, some 50 ms."""
+    with _reading:  # or as many threads as there are zones would read it, each for itself
+        return _tls_context()
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 def http_client_send(request: Request) -> Response:
     """Send one request over a connection of its own. Raises Disconnected."""
     return settled(_outcome(request))
@@ -66,8 +82,7 @@ def _outcome(request: Request) -> Response | Disconnected:
     parts = urlsplit(request.url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(parts.netloc, timeout=request.timeout_s, context=context)
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=request.timeout_s, context=tls_context())
     else:
         connection = http.client.HTTPConnection(parts.netloc, timeout=request.timeout_s)
     target = parts.path + (f"?{parts.query}" if parts.query else "")

@@ -3,7 +3,9 @@
 Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
 """
 
-from client.transport import MAX_BODY, Disconnected, Request, Response, Send, settled
+import threading
+
+from client.transport import MAX_BODY, Disconnected, Request, Response, Send, settled, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -13,11 +15,21 @@ def urllib3_send() -> Send:
     import urllib3
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    pool = urllib3.PoolManager(num_pools=16, maxsize=8)
+    pools: dict[str, urllib3.PoolManager] = {}
+    making = threading.Lock()
+
+    def pool(url: str) -> urllib3.PoolManager:
+        scheme = url.partition(":")[0]
+        with making:
+            if scheme not in pools:
+                # Left to itself, urllib3 reads whom the system trusts once per connection: most of a pass's time.
+                context = tls_context() if scheme == "https" else None
+                pools[scheme] = urllib3.PoolManager(num_pools=16, maxsize=8, ssl_context=context)
+            return pools[scheme]
 
     def outcome(request: Request) -> Response | Disconnected:
         try:
-            answer = pool.request(
+            answer = pool(request.url).request(
                 request.method,
                 request.url,
                 body=request.body or None,
