@@ -10,8 +10,10 @@ import http.client
 import ssl
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 MAX_BODY = 64 << 20
 """Bytes; ten thousand instances with all their labels are about a fifth of it."""
@@ -59,18 +61,19 @@ def settled(outcome: Response | Disconnected) -> Response:
     return outcome
 
 
-_reading = threading.Lock()
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """What makes a thing at the first call, in whichever thread that is, and returns the same ever after."""
+    made, making = functools.cache(make), threading.Lock()
+
+    def get() -> T:
+        with making:
+            return made()
+
+    return get
 
 
-def tls_context() -> ssl.SSLContext:
-    """What trusts whom the system trusts, read once: that takes longer than a request, some 50 ms."""
-    with _reading:  # or as many threads as there are zones would read it, each for itself
-        return _tls_context()
-
-
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+tls_context = once(ssl.create_default_context)
+"""What trusts whom the system trusts. Reading that takes some 50 ms, much longer than a request."""
 
 
 def http_client_send(request: Request) -> Response:

@@ -3,9 +3,7 @@
 Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
 """
 
-import threading
-
-from client.transport import MAX_BODY, Disconnected, Request, Response, Send, settled, tls_context
+from client.transport import MAX_BODY, Disconnected, Request, Response, Send, once, settled, tls_context
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -15,21 +13,14 @@ def urllib3_send() -> Send:
     import urllib3
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    pools: dict[str, urllib3.PoolManager] = {}
-    making = threading.Lock()
-
-    def pool(url: str) -> urllib3.PoolManager:
-        scheme = url.partition(":")[0]
-        with making:
-            if scheme not in pools:
-                # Left to itself, urllib3 reads whom the system trusts once per connection: most of a pass's time.
-                context = tls_context() if scheme == "https" else None
-                pools[scheme] = urllib3.PoolManager(num_pools=16, maxsize=8, ssl_context=context)
-            return pools[scheme]
+    plain = urllib3.PoolManager(num_pools=16, maxsize=8)
+    # Left to itself, urllib3 reads whom the system trusts once per connection, which is most of a pass.
+    secure = once(lambda: urllib3.PoolManager(num_pools=16, maxsize=8, ssl_context=tls_context()))
 
     def outcome(request: Request) -> Response | Disconnected:
+        pool = secure() if request.url.startswith("https:") else plain
         try:
-            answer = pool(request.url).request(
+            answer = pool.request(
                 request.method,
                 request.url,
                 body=request.body or None,

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client import transport
-from client.transport import Disconnected, Request, Send, http_client_send
+from client.transport import Disconnected, Request, Send, http_client_send, once
 from functions.transport import urllib3_send
 
 SENDS: dict[str, Callable[[], Send]] = {"http.client": lambda: http_client_send, "urllib3": urllib3_send}
@@ -59,19 +58,18 @@ def port(certificate: tuple[str, str]) -> Iterator[int]:
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the system's trust was read for; nothing of it is left over from another test, or for one."""
     made: list[object] = []
-    create = ssl.create_default_context
 
     def counted() -> ssl.SSLContext:
         made.append(None)
-        return create()
+        return ssl.create_default_context()
 
-    monkeypatch.setattr(ssl, "create_default_context", counted)
-    transport._tls_context.cache_clear()
-    yield made
-    transport._tls_context.cache_clear()
+    fresh = once(counted)
+    for module in ("client", "functions"):
+        monkeypatch.setattr(f"{module}.transport.tls_context", fresh)
+    return made
 
 
 def ask(send: Send, port: int, host: str = "localhost") -> bytes:
