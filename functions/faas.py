@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
-from client.boot import REACH_S, Board
 from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
 from client.settings import Reader, Settings, whole
 from client.transport import Send
@@ -103,6 +102,7 @@ def _limit_s(action: str, env: Mapping[str, str], remaining_s: float | None, *, 
 def _provision(
     settings: Settings, budget: Budget, *, reveal: bool, monotonic: Callable[[], float], **seams: Any
 ) -> tuple[int, dict[str, Any]]:
+    from client.boot import REACH_S, Board
     from functions import provision
 
     board = Board()

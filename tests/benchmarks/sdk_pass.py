@@ -1,4 +1,4 @@
-"""The pass of `functions.reap_idle` as one would write it with the official SDK: a program, and a handler for Lambda."""
+"""The pass of `functions.reap_idle` as one would write it with the official SDK: a program and a Lambda handler."""
 
 import json
 import os

@@ -5,7 +5,6 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
