@@ -30,7 +30,7 @@ from functions.calls import (
     query_of,
     request_of,
 )
-from functions.transport import urllib3_send
+from functions.transport import sparing_send
 
 log = logging.getLogger("exollama.faas")
 
@@ -77,7 +77,7 @@ def handle(
         action, params = checked(action, params)
         settings = Settings.from_env(env)
         budget = Budget(_limit_s(action, env, remaining_s, over_http=over_http), sleep=sleep, monotonic=monotonic)
-        seams = {"send": budget.send(send or urllib3_send()), "sleep": budget.sleep, "clock": clock}
+        seams = {"send": budget.send(send or sparing_send()), "sleep": budget.sleep, "clock": clock}
         if action == "provision":
             status, said = _provision(settings, budget, reveal=reveal, monotonic=monotonic, **seams)
         else:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
-from functions.transport import urllib3_send
+from functions.transport import sparing_send, urllib3_send
 from functions.zones import nothing, side_by_side, survey
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(
     where `send` or `sleep` raise OutOfTime, unfinished. `failed` holds sentences about zones that could not be looked
     at. Raises ExollamaError where no zone could be.
     """
-    zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
+    zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
     outcomes = _reap(work, settings, dry_run=dry_run) if work else []
     return {

@@ -3,7 +3,19 @@
 Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
 """
 
-from client.transport import MAX_BODY, Disconnected, Request, Response, Send, once, settled, tls_context
+from importlib.util import find_spec
+
+from client.transport import (
+    MAX_BODY,
+    Disconnected,
+    Request,
+    Response,
+    Send,
+    http_client_send,
+    once,
+    settled,
+    tls_context,
+)
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -41,3 +53,20 @@ def urllib3_send() -> Send:
         return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, body)
 
     return lambda request: settled(outcome(request))
+
+
+def sparing_send() -> Send:
+    """The same for passes over all zones, most of which find nothing to do: the pool is there from the first deed on.
+
+    Until then each zone is asked for its list, on a host of its own, where a pool has nothing to keep alive; and to
+    import urllib3 takes longer than all of that. Raises ModuleNotFoundError at once where it is missing.
+    """
+    if find_spec("urllib3") is None:
+        raise ModuleNotFoundError("urllib3 is not installed; run: python -m pip install 'urllib3>=2.6.3,<3'")
+    pooled = once(urllib3_send)
+
+    def send(request: Request) -> Response:
+        begins = request.method == "GET" and request.url.endswith(("/zone", "/instance"))
+        return (http_client_send if begins else pooled())(request)
+
+    return send

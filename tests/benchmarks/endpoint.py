@@ -67,9 +67,7 @@ def _in_use(number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def endpoint(
-    latency_s: float = 0.0, *, instances: int = 0, context: ssl.SSLContext | None = None
-) -> Iterator[str]:
+def endpoint(latency_s: float = 0.0, *, instances: int = 0, context: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve it for the duration, and give its EXOSCALE_API_ENDPOINT, with `{zone}` to be filled in.
 
     Each answer is `latency_s` late, as one from another city would be. Each zone has so many instances, in use. With

@@ -39,7 +39,7 @@ class RuntimeApi(ThreadingHTTPServer):
         """AWS_LAMBDA_RUNTIME_API."""
         return f"127.0.0.1:{self.server_port}"
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that ended with their process."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
