@@ -48,10 +48,15 @@ def environment(api_endpoint: str, home: str) -> dict[str, str]:
     }
 
 
-def measure_cold_starts(rounds: int, latency_s: float) -> cold_start.ColdStarts:
-    """Measure the handlers' cold starts, the endpoint's answers being `latency_s` late."""
-    with endpoint(latency_s) as api_endpoint, tempfile.TemporaryDirectory() as home:
-        return cold_start.measured(rounds, cwd=ROOT, env=environment(api_endpoint, home))
+def measure_cold_starts(rounds: int, latency_s: float) -> tuple[cold_start.ColdStarts, cold_start.ColdStarts]:
+    """Measure the handlers' cold starts, the endpoint's answers being `latency_s` late; and again two over TLS."""
+    with tempfile.TemporaryDirectory() as home:
+        with endpoint(latency_s) as plain:
+            found = cold_start.measured(cold_start.HANDLERS, rounds, cwd=ROOT, env=environment(plain, home))
+        context, trust = cold_start.trusted(Path(home))
+        with endpoint(latency_s, context=context) as secure:
+            env = environment(secure, home) | trust
+            return found, cold_start.measured((cold_start.REAP, cold_start.SDK), rounds, cwd=ROOT, env=env)
 
 
 def measure(rounds: int, latency_s: float) -> list[Result]:
@@ -127,8 +132,8 @@ def main() -> int:
             f"{bound.subject:<32}{result.subject_s * 1e3:>8.1f}   {bound.reference:<32}"
             f"{result.reference_s * 1e3:>8.1f}{result.ratio:>8.2f}{bound.at_most:>9.2f}{verdict}"
         )
-    starts = measure_cold_starts(args.rounds, args.latency_ms / 1e3)
-    cold_start.report(starts)
+    starts, tls_starts = measure_cold_starts(args.rounds, args.latency_ms / 1e3)
+    cold_start.report(starts, tls_starts)
     lags = ready.lags(args.boots)
     noticed = lags[-1] <= ready.AT_MOST_S
     print(
@@ -156,6 +161,7 @@ def main() -> int:
             "rounds": args.rounds,
             "latency_ms": args.latency_ms,
             "cold_starts_s": {name: round(starts.median_s(name), 5) for name in starts.samples},
+            "cold_starts_over_tls_s": {name: round(tls_starts.median_s(name), 5) for name in tls_starts.samples},
             "ready_lags_s": [round(lag, 3) for lag in lags],
             "large": {name: round(value, 4) for name, value in sizes.items()},
         }
