@@ -153,7 +153,7 @@ def fuzz(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure start-up, idle and large reaping passes as ratios in one run; fails where a bound is missed."""
-    install(session, "simulator")
+    install(session, "simulator", "lambda")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 

@@ -7,6 +7,8 @@ at https://openapi-v2.exoscale.com. Neighbours: `client.transport` sends; `funct
 reaping need.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import re
@@ -14,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, urlencode
 
 from client.errors import (
@@ -28,10 +30,12 @@ from client.errors import (
     OperationFailed,
     Unanswered,
 )
-from client.model import Instance, printable
 from client.settings import DEFAULT_ZONE, ZONE_RE, Secret, Settings
 from client.signature import VALIDITY_S, sign
 from client.transport import Disconnected, Request, Response, Send
+
+if TYPE_CHECKING:
+    from client.model import Instance
 
 log = logging.getLogger("exollama.api")
 
@@ -104,8 +108,13 @@ class Api:
 
     def list_instances(self) -> list[Instance]:
         """All instances of the zone, without user-data and disk size. Unpaginated; filtered by the caller."""
-        items = _items(self.call("GET", "/instance", operation="list-instances").get("instances"))
-        return [Instance.from_api(self.zone, item) for item in items if isinstance(item.get("id"), str)]
+        listed = _items(self.call("GET", "/instance", operation="list-instances").get("instances"))
+        items = [item for item in listed if isinstance(item.get("id"), str)]
+        if not items:
+            return []  # as in most zones, and their model was not even imported
+        from client.model import Instance
+
+        return [Instance.from_api(self.zone, item) for item in items]
 
     def list_known_zone(self) -> list[Instance]:
         """As list_instances; where the zone does not answer as one, the error says which zones there are."""
@@ -124,6 +133,8 @@ class Api:
 
     def get_instance(self, instance_id: str) -> Instance:
         """One instance, with its user-data. Raises NotFound once it is gone."""
+        from client.model import Instance
+
         answer = self.call("GET", f"/instance/{quote(instance_id, safe='')}", operation="get-instance")
         try:
             return Instance.from_api(self.zone, answer)
@@ -256,6 +267,8 @@ class Api:
 
 def error_message(response: Response) -> str:
     """The words of an error body (`{"message"}`, `{"error"}`, RFC 9457, plain text) as one line of at most 300."""
+    from client.model import printable
+
     words = ""
     try:
         data = json.loads(response.body)

@@ -7,8 +7,7 @@ Neighbours: every verb starts here; what the settings mean on the instance is `f
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from client import labels
@@ -74,9 +73,11 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run is told to do. Times are seconds, sizes GiB, costs per hour in the currency of the account."""
+class Settings(NamedTuple):
+    """What a run is told to do. Times are seconds, sizes GiB, costs per hour in the currency of the account.
+
+    No dataclass: all starts here, and to import dataclasses (with inspect) takes as long as a pass with nothing to do.
+    """
 
     api_key: str
     api_secret: Secret
@@ -89,7 +90,7 @@ class Settings:
     template: str = "Linux Ubuntu 22.04 LTS 64-bit"
     disk_gib: int = 50
     model: str = DEFAULT_MODEL
-    key: Secret | None = field(default=None)
+    key: Secret | None = None
     image: str = DEFAULT_IMAGE
     idle_s: int = DEFAULT_IDLE_S
     max_lifetime_s: int | None = DEFAULT_LIFETIME_S

@@ -5,11 +5,15 @@ tests with whatever they like. A `Send` never retries, follows no redirect and r
 of the project.
 """
 
+import functools
 import http.client
 import ssl
+import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 MAX_BODY = 64 << 20
 """Bytes; ten thousand instances with all their labels are about a fifth of it."""
@@ -57,6 +61,21 @@ def settled(outcome: Response | Disconnected) -> Response:
     return outcome
 
 
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """What makes a thing at the first call, in whichever thread that is, and returns the same ever after."""
+    made, making = functools.cache(make), threading.Lock()
+
+    def get() -> T:
+        with making:
+            return made()
+
+    return get
+
+
+tls_context = once(ssl.create_default_context)
+"""What trusts whom the system trusts. Reading that takes some 50 ms, much longer than a request."""
+
+
 def http_client_send(request: Request) -> Response:
     """Send one request over a connection of its own. Raises Disconnected."""
     return settled(_outcome(request))
@@ -66,8 +85,7 @@ def _outcome(request: Request) -> Response | Disconnected:
     parts = urlsplit(request.url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(parts.netloc, timeout=request.timeout_s, context=context)
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=request.timeout_s, context=tls_context())
     else:
         connection = http.client.HTTPConnection(parts.netloc, timeout=request.timeout_s)
     target = parts.path + (f"?{parts.query}" if parts.query else "")

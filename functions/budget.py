@@ -5,13 +5,17 @@ behind, only in order; every verb goes on from there when it is called again. Ne
 each call. Imports `client` only.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from client.boot import Progress
 from client.errors import OutOfTime
 from client.transport import Request, Response, Send
+
+if TYPE_CHECKING:
+    from client.boot import Progress
 
 _BEGINNING: Final = 2 / 3
 """The part of the time in which things are begun; the rest is for what was begun."""

@@ -8,12 +8,10 @@ import base64
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
 from client.errors import ExollamaError
-from client.model import printable
 
 MAX_BODY: Final = 1 << 16
 """Bytes of a request's body; what is asked takes a hundred."""
@@ -42,19 +40,17 @@ class BadCall(ExollamaError):
         self.allow = allow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """One HTTP request as a platform hands it over. `body` is bytes, text, or what JSON was made into already."""
 
     method: str
-    path: str = ""
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    path: str = ""
     body: object = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """One thing to do. `with_token`: whether it showed the function's token, and so may see the endpoint's key."""
 
     action: str
@@ -243,4 +239,6 @@ def _others(but: str) -> str:
 
 def _shown(value: object) -> str:
     """A value as somebody sent it, short and in one line."""
+    from client.model import printable
+
     return printable(json.dumps(value, default=str) if not isinstance(value, bytes | bytearray) else repr(value))[:60]

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
-from client.boot import REACH_S, Board
 from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
 from client.settings import Reader, Settings, whole
 from client.transport import Send
@@ -31,7 +30,7 @@ from functions.calls import (
     query_of,
     request_of,
 )
-from functions.transport import urllib3_send
+from functions.transport import sparing_send
 
 log = logging.getLogger("exollama.faas")
 
@@ -78,7 +77,7 @@ def handle(
         action, params = checked(action, params)
         settings = Settings.from_env(env)
         budget = Budget(_limit_s(action, env, remaining_s, over_http=over_http), sleep=sleep, monotonic=monotonic)
-        seams = {"send": budget.send(send or urllib3_send()), "sleep": budget.sleep, "clock": clock}
+        seams = {"send": budget.send(send or sparing_send()), "sleep": budget.sleep, "clock": clock}
         if action == "provision":
             status, said = _provision(settings, budget, reveal=reveal, monotonic=monotonic, **seams)
         else:
@@ -103,6 +102,7 @@ def _limit_s(action: str, env: Mapping[str, str], remaining_s: float | None, *, 
 def _provision(
     settings: Settings, budget: Budget, *, reveal: bool, monotonic: Callable[[], float], **seams: Any
 ) -> tuple[int, dict[str, Any]]:
+    from client.boot import REACH_S, Board
     from functions import provision
 
     board = Board()

@@ -1,28 +1,31 @@
 """`reap_idle`: remove the instances that nobody uses, in all zones. For cron, CI and FaaS; overlapping runs are safe.
 
 `python -m functions.reap_idle` is the verb; `run` is the same for other code. One failure stops no other. Neighbours:
-`functions.protocol` does one instance, `functions.policy` decides.
+`functions.protocol` does one instance, `functions.policy` decides; both are imported once there is an instance, as an
+endpoint is, since most passes find none.
 """
+
+from __future__ import annotations
 
 import logging
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from client.endpoint import Endpoint
-from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
-from functions.policy import Verb, by_labels
-from functions.protocol import Outcome, reap_one
-from functions.transport import urllib3_send
+from functions.transport import sparing_send, urllib3_send
 from functions.zones import nothing, side_by_side, survey
+
+if TYPE_CHECKING:
+    from client.model import Instance
+    from functions.protocol import Outcome
 
 log = logging.getLogger("exollama.reap")
 
@@ -46,23 +49,28 @@ def run(
     where `send` or `sleep` raise OutOfTime, unfinished. `failed` holds sentences about zones that could not be looked
     at. Raises ExollamaError where no zone could be.
     """
-    zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
-
-    def reap(work: tuple[Cloud, Instance]) -> Outcome:
-        cloud, instance = work
-        return reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
-
+    zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
-    # In any order, so that passes that are cut short do not all end before the same instances.
-    order = secrets.SystemRandom().sample(range(len(work)), len(work))
-    done = side_by_side(lambda index: (index, reap(work[index])), order, at_once=AT_ONCE)
-    outcomes = [outcome for _, outcome in sorted(done, key=itemgetter(0))]
+    outcomes = _reap(work, settings, dry_run=dry_run) if work else []
     return {
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": [shown(outcome) for outcome in outcomes],
         "failed": [zone.trouble for zone in zones if zone.trouble],
     }
+
+
+def _reap(work: Sequence[tuple[Cloud, Instance]], settings: Settings, *, dry_run: bool) -> list[Outcome]:
+    from client.endpoint import Endpoint
+    from functions.protocol import reap_one
+
+    def reap(index: int) -> tuple[int, Outcome]:
+        cloud, instance = work[index]
+        return index, reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
+
+    # In any order, so that passes that are cut short do not all end before the same instances.
+    order = secrets.SystemRandom().sample(range(len(work)), len(work))
+    return [outcome for _, outcome in sorted(side_by_side(reap, order, at_once=AT_ONCE), key=itemgetter(0))]
 
 
 def tidy(
@@ -80,10 +88,15 @@ def tidy(
     Returns at once, with what waits for its end (at most FINISH_S) and notes what was removed. What the credentials
     do not allow is logged and fails nothing: whoever cut it short leaves no more behind than a reaper that died.
     """
+    from functions.policy import Verb, by_labels
+
     now = datetime.fromtimestamp(clock(), UTC)
     due = [i for i in listed if i.owned and i.id != spare and by_labels(i, now).verb is not Verb.KEEP]
     if not due:
         return lambda: None  # as nearly always, and urllib3 was not even imported
+    from client.endpoint import Endpoint
+    from functions.protocol import reap_one
+
     cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
     removed: list[Outcome] = []
 

@@ -17,7 +17,7 @@ from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
 from functions.protocol import ASKS, ask
-from functions.transport import urllib3_send
+from functions.transport import sparing_send
 from functions.zones import WORKERS, nothing, side_by_side, survey
 
 _COLUMNS = ("name", "zone", "state", "phase", "model", "age", "used", "reaper", "id")
@@ -40,7 +40,7 @@ def run(
     reaper should have acted by now, else None; `failed` holds sentences about zones that could not be looked at, and
     instances that could not be asked for want of a permission. Raises ExollamaError where no zone could be looked at.
     """
-    zones = survey(settings, send or urllib3_send(), clock=clock, sleep=sleep)
+    zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     denied: list[str] = []
 
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:

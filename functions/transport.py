@@ -3,7 +3,19 @@
 Neighbours: fills the seam that `client.transport` defines. Retrying is `client.api`'s matter, hence `retries=False`.
 """
 
-from client.transport import MAX_BODY, Disconnected, Request, Response, Send, settled
+from importlib.util import find_spec
+
+from client.transport import (
+    MAX_BODY,
+    Disconnected,
+    Request,
+    Response,
+    Send,
+    http_client_send,
+    once,
+    settled,
+    tls_context,
+)
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -13,9 +25,12 @@ def urllib3_send() -> Send:
     import urllib3
     from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-    pool = urllib3.PoolManager(num_pools=16, maxsize=8)
+    plain = urllib3.PoolManager(num_pools=16, maxsize=8)
+    # Left to itself, urllib3 reads whom the system trusts once per connection, which is most of a pass.
+    secure = once(lambda: urllib3.PoolManager(num_pools=16, maxsize=8, ssl_context=tls_context()))
 
     def outcome(request: Request) -> Response | Disconnected:
+        pool = secure() if request.url.startswith("https:") else plain
         try:
             answer = pool.request(
                 request.method,
@@ -38,3 +53,20 @@ def urllib3_send() -> Send:
         return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, body)
 
     return lambda request: settled(outcome(request))
+
+
+def sparing_send() -> Send:
+    """The same for passes over all zones, most of which find nothing to do: the pool is there from the first deed on.
+
+    Until then each zone is asked for its list, on a host of its own, where a pool has nothing to keep alive; and to
+    import urllib3 takes longer than all of that. Raises ModuleNotFoundError at once where it is missing.
+    """
+    if find_spec("urllib3") is None:
+        raise ModuleNotFoundError("urllib3 is not installed; run: python -m pip install 'urllib3>=2.6.3,<3'")
+    pooled = once(urllib3_send)
+
+    def send(request: Request) -> Response:
+        begins = request.method == "GET" and request.url.endswith(("/zone", "/instance"))
+        return (http_client_send if begins else pooled())(request)
+
+    return send

@@ -4,17 +4,20 @@ Neighbours: `functions.status` and `functions.reap_idle` start from it. Threads 
 protocols.
 """
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from client.errors import ExollamaError, NotFound, Unanswered
-from client.model import Instance
 from client.settings import DEFAULT_ZONE, Settings
 from client.transport import Send
 from functions.cloud import Cloud
+
+if TYPE_CHECKING:
+    from client.model import Instance
 
 WORKERS = 8
 
@@ -22,8 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Zone:
+class Zone(NamedTuple):
     """One zone that was looked at: its owned instances that are not gone, or why it could not be."""
 
     name: str

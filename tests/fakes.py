@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
 
 def settings(**changes: Any) -> Settings:
     """Settings that are valid, with some of them changed."""
-    return dataclasses.replace(Settings(api_key=API_KEY, api_secret=Secret(API_SECRET)), **changes)
+    return Settings(api_key=API_KEY, api_secret=Secret(API_SECRET))._replace(**changes)
 
 
 def user_data(request: str = NONCE, key: str = KEY) -> str:

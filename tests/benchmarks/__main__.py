@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import ready, scale
+from tests.benchmarks import cold_start, ready, scale
 from tests.benchmarks.endpoint import ZONES, endpoint
 from tests.benchmarks.measure import Bound, Command, Result, medians
 
@@ -46,6 +46,17 @@ def environment(api_endpoint: str, home: str) -> dict[str, str]:
         "EXOSCALE_API_ENDPOINT": api_endpoint,
         "EXOSCALE_ZONE": "ch-gva-2",
     }
+
+
+def measure_cold_starts(rounds: int, latency_s: float) -> tuple[cold_start.ColdStarts, cold_start.ColdStarts]:
+    """Measure the handlers' cold starts, the endpoint's answers being `latency_s` late; and again two over TLS."""
+    with tempfile.TemporaryDirectory() as home:
+        with endpoint(latency_s) as plain:
+            found = cold_start.measured(cold_start.HANDLERS, rounds, cwd=ROOT, env=environment(plain, home))
+        context, trust = cold_start.trusted(Path(home))
+        with endpoint(latency_s, context=context) as secure:
+            env = environment(secure, home) | trust
+            return found, cold_start.measured((cold_start.REAP, cold_start.SDK), rounds, cwd=ROOT, env=env)
 
 
 def measure(rounds: int, latency_s: float) -> list[Result]:
@@ -121,6 +132,8 @@ def main() -> int:
             f"{bound.subject:<32}{result.subject_s * 1e3:>8.1f}   {bound.reference:<32}"
             f"{result.reference_s * 1e3:>8.1f}{result.ratio:>8.2f}{bound.at_most:>9.2f}{verdict}"
         )
+    starts, tls_starts = measure_cold_starts(args.rounds, args.latency_ms / 1e3)
+    cold_start.report(starts, tls_starts)
     lags = ready.lags(args.boots)
     noticed = lags[-1] <= ready.AT_MOST_S
     print(
@@ -147,11 +160,13 @@ def main() -> int:
             "system": platform.platform(),
             "rounds": args.rounds,
             "latency_ms": args.latency_ms,
+            "cold_starts_s": {name: round(starts.median_s(name), 5) for name in starts.samples},
+            "cold_starts_over_tls_s": {name: round(tls_starts.median_s(name), 5) for name in tls_starts.samples},
             "ready_lags_s": [round(lag, 3) for lag in lags],
             "large": {name: round(value, 4) for name, value in sizes.items()},
         }
         args.json.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
-    return 0 if noticed and sized and all(result.met for result in results) else 1
+    return 0 if starts.met and noticed and sized and all(result.met for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ Medians of wall time, in seconds. Standard library only.
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +48,35 @@ class Result:
         return self.ratio <= self.bound.at_most
 
 
-def medians(commands: Sequence[Command], *, cwd: Path, env: Mapping[str, str], rounds: int) -> dict[str, float]:
-    """Run the commands by turns, `rounds` times each after one warm-up, which byte-compiles; take medians."""
-    samples: dict[str, list[float]] = {command.name: [] for command in commands}
+def by_turns(contestants: Sequence[T], seconds: Callable[[T], float], rounds: int) -> dict[T, list[float]]:
+    """Measure the contestants by turns, `rounds` times each after one warm-up, which byte-compiles."""
+    samples: dict[T, list[float]] = {contestant: [] for contestant in contestants}
     for turn in range(rounds + 1):
-        for command in commands if turn % 2 else reversed(commands):
-            started = time.perf_counter()
-            run = subprocess.run(
-                command.argv,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            elapsed = time.perf_counter() - started
-            if run.returncode != 0:
-                raise RuntimeError(f"{command.name} exited {run.returncode}:\n{run.stderr or run.stdout}")
+        for contestant in contestants if turn % 2 else reversed(contestants):
+            elapsed = seconds(contestant)
             if turn:
-                samples[command.name].append(elapsed)
-    return {name: statistics.median(times) for name, times in samples.items()}
+                samples[contestant].append(elapsed)
+    return samples
+
+
+def medians(commands: Sequence[Command], *, cwd: Path, env: Mapping[str, str], rounds: int) -> dict[str, float]:
+    """Run the commands by turns and take the medians."""
+    argv = {command.name: command.argv for command in commands}
+
+    def seconds(name: str) -> float:
+        started = time.perf_counter()
+        run = subprocess.run(
+            argv[name],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        elapsed = time.perf_counter() - started
+        if run.returncode != 0:
+            raise RuntimeError(f"{name} exited {run.returncode}:\n{run.stderr or run.stdout}")
+        return elapsed
+
+    return {name: statistics.median(times) for name, times in by_turns(tuple(argv), seconds, rounds).items()}

@@ -13,6 +13,7 @@ from client.endpoint import Endpoint
 from client.model import Instance
 from client.settings import Secret
 from functions import reap_idle
+from functions.transport import urllib3_send
 from tests.bridge import Urllib3Mock
 from tests.fakes import NOW, label_map, settings
 from tests.zones import Agent, Answer, Zones, instance
@@ -67,6 +68,7 @@ class Companion(Agent):
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
     served = Traffic(*PLACES)
     monkeypatch.setattr(Endpoint, "of", served.endpoint)
+    monkeypatch.setattr("functions.transport.http_client_send", urllib3_send())
     with Urllib3Mock(assert_all_requests_are_fired=False) as mock:
         for method in ("GET", "POST", "PUT", "DELETE"):
             mock.add_callback(method, re.compile(r"https://api-.*"), callback=served.answer)

@@ -22,7 +22,7 @@ from client.labels import time as time_label
 from client.settings import Secret
 from client.transport import Request, Response, Send
 from functions import provision
-from functions.transport import urllib3_send
+from functions.transport import sparing_send, urllib3_send
 from tests.simulator import Seen, Simulator
 from tests.simulator.driver import launch, ready
 from tests.simulator.lodging import Lodging
@@ -294,8 +294,10 @@ class Impatient(Clerk):
             patch.setattr(function, "__kwdefaults__", {**(function.__kwdefaults__ or {}), "sleep": sleep})
         waiting = {"sleep": sleep, "monotonic": lambda: time.monotonic() + self.slept_s}
         patch.setattr(provision.run, "__kwdefaults__", {**(provision.run.__kwdefaults__ or {}), **waiting})
-        for verb in ("provision", "reap_idle", "status", "stop"):
-            patch.setattr(f"functions.{verb}.urllib3_send", self._send)
+        for verb in ("provision", "reap_idle", "stop"):
+            patch.setattr(f"functions.{verb}.urllib3_send", lambda: self._hurried(urllib3_send()))
+        for verb in ("reap_idle", "status"):
+            patch.setattr(f"functions.{verb}.sparing_send", lambda: self._hurried(sparing_send()))
         prove, exchange = Endpoint._prove, Endpoint._exchange
 
         def proving(endpoint: Endpoint, connection: HTTPSConnection, fingerprint: str) -> None:
@@ -311,8 +313,8 @@ class Impatient(Clerk):
         patch.setattr(Endpoint, "_prove", proving)
         patch.setattr(Endpoint, "_exchange", exchanging)
 
-    def _send(self) -> Send:
-        simulator, send = self.simulator, urllib3_send()
+    def _hurried(self, send: Send) -> Send:
+        simulator = self.simulator
 
         def hurried(request: Request) -> Response:
             path = request.url.partition("/v2")[2].partition("?")[0]

@@ -3,11 +3,11 @@
 import logging
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from client.endpoint import Endpoint
 from client.errors import ApiError, ClockError, CredentialsRejected
 from client.model import Instance
 from functions import reap_idle
@@ -24,7 +24,7 @@ class Tidying:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         monkeypatch.setattr(reap_idle, "Cloud", lambda *_, **__: world)
-        monkeypatch.setattr(reap_idle, "Endpoint", SimpleNamespace(of=world.connect))
+        monkeypatch.setattr(Endpoint, "of", world.connect)
         self.world = world
         self.notes: list[str] = []
 
