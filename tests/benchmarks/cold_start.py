@@ -5,6 +5,7 @@ measured against an endpoint over plain http; over TLS, as in earnest, everybody
 which says more of the machine than of the code. That is measured beside it.
 """
 
+import queue
 import ssl
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.measure import by_turns
-from tests.benchmarks.runtime_api import runtime_api
+from tests.lambda_api import RuntimeApi
 
 EVENT = {"action": "reap"}
 REAP, SDK = "functions.faas.invoke", "tests.benchmarks.sdk_pass.invoke"
@@ -30,7 +31,8 @@ SDK_FACTOR = 0.5
 """The reap handler may take so many times what the same with the official SDK does."""
 OVER_URLLIB3_S = 0.015
 """And so much longer than importing urllib3 alone."""
-PATIENCE_S = 60.0
+CALL_S = 55.0
+"""What the platform gives a call, as it tells the runtime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,26 +59,29 @@ class ColdStarts:
 
 def cold_start(handler: str, *, cwd: Path, env: Mapping[str, str]) -> float:
     """The seconds from the start of a runtime's process to its answer. Raises RuntimeError where that is an error."""
-    with runtime_api(EVENT) as api:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "awslambdaric", handler],
-            cwd=cwd,
-            env={**env, "AWS_LAMBDA_RUNTIME_API": api.address},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        with process:
-            while not api.answered.wait(0.5):
-                if process.poll() is not None or time.perf_counter() - started > PATIENCE_S:
-                    break
+    api, outcome = RuntimeApi(time.time), None
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "awslambdaric", handler],
+        cwd=cwd,
+        env={**env, "AWS_LAMBDA_RUNTIME_API": api.address},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            outcome = api.invoke(EVENT, CALL_S)
+        except queue.Empty:  # it never asked, or never answered
+            pass
+        finally:
             process.kill()
             said = process.communicate()[0]
-    if not api.answered_to.endswith(f"/{api.call_id}/response") or api.answer.get("instances", []):
-        raise RuntimeError(f"{handler} answered {api.answer} to {api.answered_to or 'nothing'}:\n{said}")
-    return api.answered_at - started
+            api.close()
+    if outcome is None or outcome.kind != "response" or outcome.said.get("instances", []):
+        raise RuntimeError(f"{handler} answered {outcome or 'nothing'}:\n{said}")
+    return outcome.at - started
 
 
 def measured(handlers: Iterable[str], rounds: int, *, cwd: Path, env: Mapping[str, str]) -> ColdStarts:

@@ -16,7 +16,7 @@ from tests.simulator import Simulator
 from tests.simulator.driver import launch, ready
 from tests.simulator.lodging import Lodging
 
-pytest.register_assert_rewrite("tests.runtimes.drivers", "tests.runtimes.lambda_api")
+pytest.register_assert_rewrite("tests.runtimes.drivers", "tests.lambda_api")
 
 from tests.runtimes.drivers import KEY, Runtime  # noqa: E402 - after its asserts were registered
 from tests.runtimes.tally import TALLY  # noqa: E402

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
+from tests.lambda_api import RuntimeApi
 from tests.runtimes.events import function_url
-from tests.runtimes.lambda_api import RuntimeApi
 from tests.simulator import Simulator
 from tests.simulator.driver import Answer
 

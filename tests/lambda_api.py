@@ -1,4 +1,4 @@
-"""AWS Lambda's runtime API on a loopback port: hands out one invocation after another, and takes what comes of it.
+"""AWS Lambda's runtime API on a loopback port: hands out one invocation after another, and takes what comes.
 
 Paths and headers are those of docs.aws.amazon.com, "Using the Lambda runtime API for custom runtimes" (2018-06-01).
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import queue
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +22,16 @@ ARN: Final = "arn:aws:lambda:eu-central-1:123456789012:function:exollama"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an invocation: `response` or `error`, and the JSON that was sent."""
+    """What came of an invocation: `response` or `error`, the JSON that was sent, and when it came (perf_counter)."""
 
     kind: str
     said: Any
+    at: float
 
 
 class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: RuntimeApi
 
     def do_GET(self) -> None:
@@ -47,10 +52,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(event)
 
     def do_POST(self) -> None:
+        arrived = time.perf_counter()
         raw = self.rfile.read(int(self.headers["Content-Length"]))
         _, _, rest = self.path.partition(f"{PREFIX}/")
         of, _, kind = rest.removeprefix("invocation/").rpartition("/")  # of: the request's id, or init
-        self.server.outcomes.put((of, Outcome(kind, json.loads(raw))))
+        self.server.outcomes.put((of, Outcome(kind, json.loads(raw), arrived)))
         self.send_response(202)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -76,6 +82,11 @@ class RuntimeApi(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that ended with their process."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def take(self) -> tuple[str, int, bytes] | None:
         """The next invocation, however long that takes; None once it is closed."""
