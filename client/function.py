@@ -159,7 +159,7 @@ class Function:
                 )
             # Whoever says why has tried, and may have paid for it: trying again is for who asked to decide.
             passing = answer.status in (429, 502, 503, 504) and not said.get("error")
-            failures += passing
+            failures = failures + 1 if passing else 0
             if failures == _ATTEMPTS or (answer.status != 202 and not passing):
                 raise ExollamaError(f"The provision function failed ({answer.status}): {_words(answer, said)}")
             if time.monotonic() - began > _PATIENCE_S:
@@ -188,9 +188,17 @@ def _percent(value: object) -> float | None:
 
 def _words(answer: Response, said: dict[str, Any]) -> str:
     """Why it failed, in its own words. An answer of another shape may have a key in it, and is not shown."""
-    if said:
+    if said or _is_json(answer.body):
         return printable(said.get("error") or "it does not say why")[:500]
     return printable(answer.body[:200].decode("utf-8", "replace"))
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _said(answer: Response) -> dict[str, Any]:

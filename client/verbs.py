@@ -97,7 +97,8 @@ def _provision(args: argparse.Namespace, settings: Settings, terminal: Terminal)
             f"{result['phase']}"
         )
         if result["phase"] == "ready":
-            terminal.note('Use it with: exollama generate "…", or for other programs: eval "$(exollama env)"')
+            variables = "provision --format env" if by_function(os.environ) else "env"
+            terminal.note(f'Use it with: exollama generate "…", or for other programs: eval "$(exollama {variables})"')
     else:
         for piece in handout.give(result):
             print(piece, end="", flush=True)

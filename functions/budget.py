@@ -21,6 +21,9 @@ _BEGINNING: Final = 2 / 3
 """The part of the time in which things are begun; the rest is for what was begun."""
 _LEAST_S: Final = 1.0
 """What a request is given at least."""
+_LATE_S: Final = 60.0
+"""How long after its end a process that goes on may still do what an instance has committed to; one that was frozen in
+between and thaws hours later may not: the instance has been started again by then, perhaps."""
 
 
 class Budget:
@@ -59,7 +62,8 @@ class Budget:
         """The same within the time. What an instance has committed to is asked for in any case."""
 
         def sending(request: Request) -> Response:
-            if not (request.method == "DELETE" or request.url.endswith(":stop")):
+            committed = request.method == "DELETE" or request.url.endswith(":stop")
+            if not committed or self.left_s < -_LATE_S:
                 self.check()
             timeout_s = min(request.timeout_s, max(self.left_s, _LEAST_S))
             return send(request._replace(timeout_s=timeout_s))

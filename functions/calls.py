@@ -60,10 +60,10 @@ class Call(NamedTuple):
 
 def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
     """The action by its own name, and its parameters. Raises BadCall."""
-    if not isinstance(action, str) or not action:
+    if action is None or action == "":
         raise BadCall(400, f'No action is given. Send {{"action": "provision"}}, or {_others("provision")}.')
-    action = ALIASES.get(action, action)
-    if action not in ACTIONS:
+    action = ALIASES.get(action, action) if isinstance(action, str) else action
+    if not isinstance(action, str) or action not in ACTIONS:
         raise BadCall(400, f"There is no action {_shown(action)}: it is {_others('')}.")
     known = ACTIONS[action]
     for name, value in params.items():
@@ -107,7 +107,7 @@ def from_event(event: object, env: Mapping[str, str]) -> Call:
     """
     said = event
     if not isinstance(said, dict):
-        raise BadCall(400, f'The event is {_shown(event)}: an object like {{"action": "reap"}} is expected.')
+        raise BadCall(400, f'The event is {_kind(event)}: an object like {{"action": "reap"}} is expected.')
     if said.get("source") == "aws.events" and said.get("detail-type") == "Scheduled Event":
         return Call(action="reap", params={}, with_token=False)
     if "action" not in said:
@@ -128,21 +128,13 @@ def is_http(event: object) -> bool:
 
 
 def request_of(event: Mapping[str, Any]) -> Request:
-    """The HTTP request in an event of AWS Lambda (function URL, API gateway 1 and 2, load balancer) or Scaleway.
-
-    Raises BadCall where its body is not in the base64 that it says.
-    """
+    """The HTTP request in an event of AWS Lambda (function URL, API gateway 1 and 2, load balancer) or Scaleway."""
     context = event.get("requestContext")
     http = context.get("http") if isinstance(context, dict) else None
     asked = http if isinstance(http, dict) else {}
     body = event.get("body")
     if event.get("isBase64Encoded") is True and isinstance(body, str):
-        if len(body) > 2 * MAX_BODY:
-            raise _too_large()
-        try:
-            body = base64.b64decode(body, validate=True)
-        except ValueError:
-            raise BadCall(400, "The body is said to be base64, and is not.") from None
+        body = _decoded(body)
     return Request(
         method=str(asked.get("method") or event.get("httpMethod") or ""),
         path=str(event.get("rawPath") or event.get("path") or ""),
@@ -166,6 +158,16 @@ def _first(single: object, multiple: object) -> dict[str, str]:
     return found | {str(name): str(value) for name, value in _items(single)}
 
 
+def _decoded(body: str) -> bytes | BadCall:
+    """A body out of its base64, or why that cannot be."""
+    if len(body) > 2 * MAX_BODY:
+        return _too_large()
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        return BadCall(400, "The body is said to be base64, and is not.")
+
+
 def _items(value: object) -> list[tuple[object, Any]]:
     return list(value.items()) if isinstance(value, dict) else []
 
@@ -173,6 +175,8 @@ def _items(value: object) -> list[tuple[object, Any]]:
 def _body(body: object) -> tuple[dict[str, Any], BadCall | None]:
     """What a body says; an empty one says nothing. What cannot be read is only told to whoever has the token."""
     try:
+        if isinstance(body, BadCall):
+            raise body
         if isinstance(body, dict):
             return body, None
         return (_object(body) if body else {}), None
@@ -183,7 +187,7 @@ def _body(body: object) -> tuple[dict[str, Any], BadCall | None]:
 def _object(text: object) -> dict[str, Any]:
     """A JSON object. Raises BadCall."""
     if not isinstance(text, str | bytes | bytearray):
-        raise BadCall(400, f"The body is {_shown(text)}: a JSON object is expected.")
+        raise BadCall(400, f"The body is {_kind(text)}: a JSON object is expected.")
     if len(text) > MAX_BODY:
         raise _too_large()
     try:
@@ -191,7 +195,7 @@ def _object(text: object) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise BadCall(400, 'The body is no JSON. Send an object like {"action": "provision"}.') from None
     if not isinstance(said, dict):
-        raise BadCall(400, f"The body is {_shown(said)}: a JSON object is expected.")
+        raise BadCall(400, f"The body is {_kind(said)}: a JSON object is expected.")
     return said
 
 
@@ -216,6 +220,8 @@ def _admit(env: Mapping[str, str], given: list[str]) -> None:
         raise BadCall(403, f"{TOKEN} is not set where this function runs, so it refuses every call. {_MAKE}")
     if len(own) < 32 or len(set(own)) < 10:
         raise BadCall(403, f"{TOKEN} can be guessed where this function runs, so it refuses every call. {_MAKE}")
+    if not (own.isascii() and own.isprintable() and " " not in own):
+        raise BadCall(403, f"{TOKEN} has letters, where this function runs, that no header carries. {_MAKE}")
     if not given:
         raise BadCall(401, f"Send the function's token: Authorization: Bearer and the value of {TOKEN}.")
     same = [
@@ -235,6 +241,14 @@ def _is_action(word: str) -> bool:
 def _others(but: str) -> str:
     names = [name for name in ACTIONS if name != but]
     return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 2 else " or ".join(names)
+
+
+_KINDS: Final = {str: "text", bytes: "bytes", list: "a list", bool: "true or false", type(None): "null"}
+
+
+def _kind(value: object) -> str:
+    """What something is that should be an object. Not what is in it: that may be a token in the wrong place."""
+    return _KINDS.get(type(value), "a number" if isinstance(value, int | float) else "something else")
 
 
 def _shown(value: object) -> str:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from client.errors import ApiError, ClockError, ExollamaError, NotFound, OperationFailed, Unanswered
+from client.errors import ApiError, ClockError, ExollamaError, NotFound, OperationFailed, OutOfTime, Unanswered
 from client.model import GONE, Instance
 from functions.seams import Cloud
 
@@ -98,6 +98,10 @@ def _ask_for(
             return deed(instance.id)
         except NotFound:
             raise
+        except OutOfTime as error:  # before another try of what was refused (429) or never left this machine
+            raise (ExollamaError if maybe_done else Refused)(
+                f"The {what} of {instance.id} was not asked for again: {error} It still runs and costs."
+            ) from error
         except (ApiError, ClockError) as error:
             log.info("%s", error)
             certain = _certainly_not_done(error)
@@ -134,7 +138,7 @@ def _shows(cloud: Cloud, patience_s: float, reached: Callable[[], bool]) -> bool
     """As `_until`; None where the instance cannot be read."""
     try:
         return _until(cloud, patience_s, reached)
-    except ApiError as unread:
+    except (ApiError, OutOfTime) as unread:
         log.info("%s", unread)
         return None
 

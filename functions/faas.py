@@ -34,12 +34,17 @@ from functions.transport import sparing_send
 
 log = logging.getLogger("exollama.faas")
 
-DEFAULT_S: Final = 55.0
+DEFAULT_S: Final = 55
 """How long a call may take where neither the platform nor EXOLLAMA_FUNCTION_TIMEOUT says so."""
+LEAST_S: Final = 10
+"""With less than this nothing would ever be done, call after call."""
 HTTP_S: Final = 25.0
-"""How long an answer over HTTP may take: gateways give up after half a minute."""
-PROVISION_S: Final = 10.0
-"""The same for provision, which is asked again until the instance is ready."""
+"""How long somebody who waits for an answer over HTTP is kept waiting: gateways give up after half a minute. Not for
+reap: who asks for that is a schedule, and an instance that does not answer takes half a minute to be sure of."""
+PATIENCE_S: Final = 5.0
+"""How long one call waits for a boot; it is asked again until the instance is ready."""
+ASK_S: Final = 5.0
+"""How long an instance may take to answer a reaper or a look, so that three times fit into a call."""
 SPARE_S: Final = 1.0
 """What is left of the time for the answer itself."""
 RETRY_AFTER_S: Final = 5
@@ -64,10 +69,11 @@ def handle(
 ) -> tuple[int, dict[str, Any]]:
     """Provision, look (`status`) or reap for somebody who may, and return an HTTP status and an object for JSON.
 
-    200 comes with what the verb's `run` returns, its key masked unless `reveal`. 202 says that the time was over before
-    the instance was ready (`{"phase", "percent", "retry_after_s"}`) or all was reaped; asking again goes on from there.
-    Everything else has `"error"`: 400 for a call that is wrong, 502 where the API fails, 504 for no time at all, 500
-    for the rest, such as settings, what could not be reaped, or with `check` what should have been.
+    200 comes with what the verb's `run` returns, its key masked unless `reveal`. 202 says that the instance is not
+    ready yet (`{"phase", "percent", "retry_after_s"}`), or not all is reaped; asking again goes on from there.
+    Everything else has `"error"`: 400 for a call that is wrong, 502 where the API fails, 504 where the time was over
+    before anything was done, 500 for the rest, such as settings, what could not be reaped, or with `check` what should
+    have been.
 
     `params`, all true or false: `probe` and `check` of status, `dry_run` of reap. `remaining_s`: what the platform
     leaves; `over_http`: whether somebody waits on a connection, so that it has to be soon. Raises nothing of its own.
@@ -79,7 +85,9 @@ def handle(
         budget = Budget(_limit_s(action, env, remaining_s, over_http=over_http), sleep=sleep, monotonic=monotonic)
         seams = {"send": budget.send(send or sparing_send()), "sleep": budget.sleep, "clock": clock}
         if action == "provision":
-            status, said = _provision(settings, budget, reveal=reveal, monotonic=monotonic, **seams)
+            # Somebody who holds a connection is told at once how far it is; a plain event waits as long as it may.
+            patience_s = PATIENCE_S if over_http else budget.total_s
+            status, said = _provision(settings, budget, patience_s, reveal=reveal, monotonic=monotonic, **seams)
         else:
             status, said = (_reap if action == "reap" else _look)(settings, **params, **seams)
     except ExollamaError as error:
@@ -92,25 +100,34 @@ def handle(
 
 def _limit_s(action: str, env: Mapping[str, str], remaining_s: float | None, *, over_http: bool) -> float:
     reader = Reader(env)
-    set_s = reader.get("EXOLLAMA_FUNCTION_TIMEOUT", whole("seconds", 2, 86400), DEFAULT_S)
+    set_s = reader.get("EXOLLAMA_FUNCTION_TIMEOUT", whole("seconds", LEAST_S, 86400), DEFAULT_S)
+    if remaining_s is not None and remaining_s < LEAST_S:
+        reader.problems.append(
+            f"The platform leaves this call {remaining_s:.1f} s, and it takes {LEAST_S}: raise its time limit, to 60 s."
+        )
     if reader.problems:
         raise SettingsError(*reader.problems)
-    limit_s = max((set_s if remaining_s is None else remaining_s) - SPARE_S, SPARE_S)
-    return min(limit_s, PROVISION_S if action == "provision" else HTTP_S) if over_http else limit_s
+    limit_s = (set_s if remaining_s is None else remaining_s) - SPARE_S
+    return min(limit_s, HTTP_S) if over_http and action != "reap" else limit_s
 
 
 def _provision(
-    settings: Settings, budget: Budget, *, reveal: bool, monotonic: Callable[[], float], **seams: Any
+    settings: Settings,
+    budget: Budget,
+    patience_s: float,
+    *,
+    reveal: bool,
+    monotonic: Callable[[], float],
+    **seams: Any,
 ) -> tuple[int, dict[str, Any]]:
-    from client.boot import REACH_S, Board
+    from client.boot import Board
     from functions import provision
 
     board = Board()
     try:
         result = provision.run(
             settings,
-            resumes=True,
-            reach_s=min(REACH_S, budget.total_s / 3),
+            patience_s=patience_s,
             progress=budget.progress(board),
             monotonic=monotonic,
             **seams,
@@ -125,19 +142,26 @@ def _reap(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
     from functions import reap_idle
     from functions.zones import failures
 
-    result = reap_idle.run(settings, **how)
+    result = reap_idle.run(settings, ask_s=ASK_S, **how)
     if failed := failures(result):
         return 500, {**result, "error": " ".join(failed)}
-    if any(one["outcome"] == "unfinished" for one in result["instances"]):
+    outcomes = [one["outcome"] for one in result["instances"]]
+    if "unfinished" in outcomes and not {"begun", "destroyed", "stopped"} & set(outcomes):
+        stuck = [one for one in result["instances"] if one["outcome"] == "unfinished"]
+        return 504, {**result, "error": f"Nothing came of {len(stuck)} instance(s): {stuck[0]['reason']} {_MORE}"}
+    if {"begun", "unfinished"} & set(outcomes):
         return 202, {**result, "retry_after_s": RETRY_AFTER_S}
     return 200, result
+
+
+_MORE: Final = "If that goes on, raise the function's time limit (and EXOLLAMA_FUNCTION_TIMEOUT)."
 
 
 def _look(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
     from functions import status
     from functions.zones import failures
 
-    result = status.run(settings, **how)
+    result = status.run(settings, ask_s=ASK_S, **how)
     failed = [*failures(result), *status.overdue(result)]
     return (500, {**result, "error": " ".join(failed)}) if failed else (200, result)
 
@@ -198,8 +222,9 @@ def invoke(event: Any, context: Any = None) -> dict[str, Any]:
     An HTTP request (function URL, API gateway, load balancer, Scaleway) is answered with `{"statusCode", …}`. A
     schedule reaps, and a plain `{"action": …}` does that; both return what `handle` does, or raise CallFailed.
     """
-    remaining = getattr(context, "get_remaining_time_in_millis", None)
-    remaining_s = remaining() / 1000 if callable(remaining) else None
+    tells = getattr(context, "get_remaining_time_in_millis", None)
+    remaining_ms = tells() if callable(tells) else None
+    remaining_s = remaining_ms / 1000 if isinstance(remaining_ms, int | float) else None
     if is_http(event):
         said = answer(lambda: request_of(event), remaining_s)
         reply = {"statusCode": said.status, "body": said.body.decode(), "isBase64Encoded": False}
@@ -233,7 +258,7 @@ def wsgi(environ: Environ, start_response: Callable[[str, Headers], object]) -> 
 
     def request() -> Request:
         length, most = str(environ.get("CONTENT_LENGTH") or "0"), MAX_BODY + 1  # one more tells that there is more
-        size = min(int(length), most) if length.isdecimal() else 0
+        size = min(int(length[:18]), most) if length.isdecimal() else 0
         if environ.get("wsgi.input_terminated"):  # the server's word that the body ends by itself, if it is in chunks
             size = most
         body = environ["wsgi.input"].read(size)

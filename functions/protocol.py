@@ -31,7 +31,8 @@ _DEEDS: Final[dict[Verb, tuple[Deed, str]]] = {Verb.DESTROY: (destroy, "destroye
 class Outcome:
     """What became of one instance.
 
-    `outcome`: kept, destroyed, stopped, planned (dry run), failed, or unfinished: the next pass goes on from there.
+    `outcome`: kept, destroyed, stopped, planned (dry run), failed; and where the time was over, begun, if what ends it
+    was asked for, or unfinished, if nothing was done: the next pass begins with it again.
     """
 
     instance: Instance
@@ -181,7 +182,8 @@ def _lift(cloud: Cloud, endpoint: Endpoint, owner: str, *, stands: bool) -> None
                     error,
                 )
                 return
-        cloud.sleep(ASK_PAUSE_S)
+        with suppress(OutOfTime):  # then at once: it shuts users out
+            cloud.sleep(ASK_PAUSE_S)
 
 
 def act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:
@@ -192,7 +194,10 @@ def act(cloud: Cloud, instance: Instance, decision: Decision) -> Outcome:
 
 def _do(cloud: Cloud, seen: Instance, decision: Decision) -> Outcome:
     deed, outcome = _DEEDS[decision.verb]
-    deed(cloud, seen)
+    try:
+        deed(cloud, seen)
+    except OutOfTime:
+        return Outcome(seen, "begun", f"{decision.reason}; it is under way, and its end was not waited for")
     return Outcome(seen, outcome, decision.reason)
 
 

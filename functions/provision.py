@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.boot import REACH_S, Progress, Ticker, silent
+from client.boot import Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import OllamaError, Unreachable
 from client.model import Instance
@@ -35,8 +35,7 @@ def run(
     *,
     wait: bool = True,
     keep_failed: bool = False,
-    resumes: bool = False,
-    reach_s: float = REACH_S,
+    patience_s: float | None = None,
     note: Callable[[str], None] = log.info,
     progress: Progress = silent,
     send: Send | None = None,
@@ -47,9 +46,9 @@ def run(
     """Provision, and return `{id, name, zone, state, phase, url, model, created, deadline, key}`.
 
     What is overdue in the same zone is reaped meanwhile. Times are RFC 3339 in UTC or None; `key` is a
-    `client.settings.Secret`. `resumes` and `reach_s`: for callers of short patience who ask until it is ready, see
-    `functions.provisioning`. Raises ExollamaError: SettingsError, ApiError, BootFailed, Unreachable and the rest of
-    `client.errors`.
+    `client.settings.Secret`. `patience_s`: for callers who ask until it is ready, see `functions.provisioning`; nothing
+    is reaped then, since nobody waits for that to end. Raises ExollamaError: SettingsError, ApiError, BootFailed,
+    Unreachable and the rest of `client.errors`; with `patience_s` OutOfTime.
     """
     ticker = Ticker(progress, monotonic, sleep)
     send = send or urllib3_send()
@@ -64,7 +63,7 @@ def run(
         return draft(cloud, settings, note=note, keep_failed=keep_failed)
 
     def under_way(instance_id: str) -> None:
-        if not tidying:
+        if not tidying and patience_s is None:
             tidying.append(tidy(settings, listed, instance_id, note=note, send=send, clock=clock, sleep=sleep))
 
     protocol = Provisioning(
@@ -76,8 +75,7 @@ def run(
         progress=ticker.progress,
         monotonic=monotonic,
         keep_failed=keep_failed,
-        resumes=resumes,
-        reach_s=reach_s,
+        patience_s=patience_s,
         under_way=under_way,
     )
     found = protocol.run(wait=wait)

@@ -5,8 +5,9 @@ own only while that is not yet ready. Like `functions.protocol`, over the same t
 its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from client import activity
@@ -19,6 +20,7 @@ from client.errors import (
     ExollamaError,
     NotFound,
     OperationFailed,
+    OutOfTime,
     Unreachable,
     Vanished,
 )
@@ -36,6 +38,8 @@ ROUNDS: Final = 400
 """Looks at the list before giving up; they are seconds apart, and every long wait inside has a bound of its own."""
 PAUSE_S: Final = 2.0
 CREATES: Final = 3
+WATCHDOG_S: Final = 900.0
+"""How long past its idle timeout an instance that nobody reaps powers itself off: `MARGIN_S` of cloudinit/agent.py."""
 
 
 class Superseded(Exception):
@@ -55,8 +59,9 @@ class Provisioning:
     """One run of the protocol.
 
     `order` drafts a create call only once one is needed; `under_way` is told the id of what is created or waited for.
-    `resumes`: this run goes on where short ones before it ended, so a failed boot that it finds is its own to tell and
-    to end, as the creator would have; `reach_s` is how long silence after the boot timeout is then borne.
+    `patience_s`: this is one of many short runs, each of which goes on where the one before ended. A boot is waited for
+    so long, and then OutOfTime raised; and what an earlier run made and nobody can use is this one's to tell and to
+    end, as its maker would have: otherwise each next run would make another that fails.
     """
 
     def __init__(
@@ -70,8 +75,7 @@ class Provisioning:
         progress: Progress,
         monotonic: Callable[[], float],
         keep_failed: bool = False,
-        resumes: bool = False,
-        reach_s: float = REACH_S,
+        patience_s: float | None = None,
         under_way: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.cloud = cloud
@@ -82,11 +86,11 @@ class Provisioning:
         self.progress = progress
         self.monotonic = monotonic
         self.keep_failed = keep_failed
-        self.resumes = resumes
-        self.reach_s = reach_s
+        self.patience_s = patience_s
         self.under_way = under_way
         self.created: str | None = None
         self._condemned: set[str] = set()
+        self._live: Sequence[Instance] = ()
         self._creates = 0
         self._unreachable: Unreachable | None = None
 
@@ -126,7 +130,9 @@ class Provisioning:
         if self.created and self.created not in {i.id for i in live}:
             # Lists may lag behind. Ours has to take part all the same: two runs that each see only the other's
             # instance would both give way.
-            live = sorted([*live, self._ours()], key=lambda i: i.age_key)
+            ours = self._ours(others=live)
+            live = sorted([*live, *ours], key=lambda i: i.age_key)
+        self._live = live
         for instance in sorted(live, key=lambda i: i.state in ("stopping", "stopped")):
             if instance.id in self._condemned or self._is_condemned(instance):
                 continue
@@ -145,6 +151,7 @@ class Provisioning:
                     f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: exollama "
                     "reap. Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
+            self._end_broken(instance)
             return True
         if instance.state != "stopped" or may_start(instance, self.cloud.now()):
             return False
@@ -155,6 +162,7 @@ class Provisioning:
                 "happens again.",
                 phase=instance.state,
             )
+        self._end_broken(instance)
         return True
 
     def _is_hopeless(self, instance: Instance) -> bool:
@@ -176,11 +184,15 @@ class Provisioning:
         except (NotFound, EndpointError):
             return None
 
-    def _ours(self) -> Instance:
+    def _ours(self, others: Sequence[Instance] = ()) -> list[Instance]:
+        """The one that this run made; none where somebody removed it as the one too many, and others are there."""
         assert self.created
         try:
-            return self.cloud.get_instance(self.created)
+            return [self.cloud.get_instance(self.created)]
         except NotFound:
+            if any(i.id != self.created and i.state in ("starting", "running") for i in others):
+                self.created = None
+                return []
             raise Vanished(
                 f"Instance {self.created}, made by this run, was removed by somebody else while it was waited for. "
                 "Run this again for a new one."
@@ -193,6 +205,24 @@ class Provisioning:
         self._condemned.add(ours)
         self.note(f"Another run made {older.id} first: using that one.")
         self.note(self._removed(ours))
+
+    def _end_surplus(self, chosen: Instance) -> None:
+        """End what runs before this one made beside a good one, at the same time: none of them came back to give way.
+
+        Only one that says itself that it never was ready is ended; silent ones may be another's, and in use.
+        """
+        others = [i for i in self._live if i.age_key > chosen.age_key and i.state == "running" and i.address]
+        if not others or not self._boots_or_is_ready(chosen.id):
+            return
+        for one in others:
+            status = self._status(one.id)
+            if status and failure(status) is None and status["boot"]["phase"] != "ready":
+                self._condemned.add(one.id)
+                self.note(f"{chosen.id} was made first. {self._removed(one.id)}")
+
+    def _boots_or_is_ready(self, instance_id: str) -> bool:
+        status = self._status(instance_id)
+        return status is not None and failure(status) is None and not _is_committed(status)
 
     # -- creating and starting
 
@@ -248,6 +278,8 @@ class Provisioning:
         if seen.address is None:
             self._pause("waiting for its address")
             return None
+        if self.patience_s is not None and not self.created:
+            self._end_surplus(seen)
         endpoint = self.connect(seen, header.key)
         status = self._wait(seen, endpoint) if wait else self._status(seen.id)
         broken = failure(status) if status else None
@@ -268,9 +300,9 @@ class Provisioning:
         try:
             return wait_ready(
                 endpoint,
-                budget_s=boot_budget_s(instance, self.cloud.now(), self.reach_s),
+                budget_s=boot_budget_s(instance, self.cloud.now(), self._reach_s),
                 look=lambda: self._look(instance),
-                progress=self.progress,
+                progress=self._patiently,
                 monotonic=self.monotonic,
                 sleep=self.cloud.sleep,
             )
@@ -279,6 +311,16 @@ class Provisioning:
         except BootFailed as error:
             self._not_ready(instance, error)
         return None
+
+    @property
+    def _reach_s(self) -> float:
+        """How long silence after the boot timeout is borne."""
+        return REACH_S if self.patience_s is None else min(REACH_S, self.patience_s / 2)
+
+    def _patiently(self, phase: str, percent: float | None, elapsed_s: float) -> None:
+        self.progress(phase, percent, elapsed_s)
+        if self.patience_s is not None and elapsed_s >= self.patience_s:
+            raise OutOfTime("The boot goes on. Ask again.")
 
     def _settled(self, instance: Instance, endpoint: Endpoint, status: dict[str, Any] | None) -> bool:
         """Whether it takes requests, knows that it is in use, and is still the one that everybody picks.
@@ -324,7 +366,7 @@ class Provisioning:
             if not self.keep_failed:
                 rest = f"{self._removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
             raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
-        if self.resumes and error.phase != UNREACHABLE:
+        if self.patience_s is not None and error.phase != UNREACHABLE:
             self._end_as_its_maker(instance, error)
         self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
         if error.phase == UNREACHABLE:
@@ -337,22 +379,48 @@ class Provisioning:
             )
 
     def _end_as_its_maker(self, instance: Instance, error: BootFailed) -> None:
-        """End what a run before this one made, and raise why; otherwise each next run would make another that fails.
+        """End what a run before this one made, and raise why. Returns where it is kept to be looked at, or gone."""
+        kept = False
 
-        Returns where a reaper would leave it alone, as one that is kept to be looked at, or it is gone already.
-        """
+        def judge(status: dict[str, Any]) -> Decision:
+            nonlocal kept
+            decision = by_probe(seen, self.cloud.now(), status)
+            kept = decision.verb is Verb.KEEP
+            return decision
+
         try:
             seen = self.cloud.get_instance(instance.id)
-            outcome = self._drained(seen, lambda status: by_probe(seen, self.cloud.now(), status))
+            outcome = self._drained(seen, judge)
         except NotFound:
             return
-        if outcome and outcome.outcome == "destroyed":
-            rest = f"Instance {instance.id} was destroyed. Asking again makes another."
+        if not kept:
+            rest = f"{_became(instance.id, outcome)} Asking again makes another."
             raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
+
+    def _end_broken(self, instance: Instance) -> None:
+        """End what a run before this one made and that never got ready: in error, or off. Raises BootFailed then.
+
+        What is older than a boot takes, or may have powered itself off for want of use, is left to the reaper.
+        """
+        since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
+        boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
+        if self.patience_s is None or since > boot:
+            return
+        self._condemned.add(instance.id)
+        try:
+            outcome = act(self.cloud, instance, Decision(Verb.DESTROY, f"in state {instance.state}, and never ready"))
+        except NotFound:
+            return
+        raise BootFailed(
+            f"Instance {instance.id} is {'off' if instance.state == 'stopped' else 'in state error'}, and never was "
+            f"ready. {_became(instance.id, outcome)} Asking again makes another; if that goes on, try another "
+            "EXOSCALE_INSTANCE_TYPE or zone.",
+            phase=instance.state,
+        )
 
     def _vanished(self, instance: Instance) -> None:
         if instance.id == self.created:
-            self._ours()  # raises
+            self._ours(others=owned_live(self.cloud.list_instances(), self.name))  # raises where it was the only one
         self._condemned.add(instance.id)
 
     def _removed(self, instance_id: str) -> str:
@@ -363,11 +431,7 @@ class Provisioning:
             return f"Instance {instance_id} is gone."
         except ExollamaError as error:
             return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
-        if outcome.outcome == "destroyed":
-            return f"Instance {instance_id} was destroyed."
-        if outcome.outcome == "kept":
-            return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
-        return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."
+        return _became(instance_id, outcome)
 
     def _end(self, instance: Instance) -> Outcome:
         """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
@@ -395,3 +459,16 @@ class Provisioning:
 def _is_committed(status: dict[str, Any]) -> bool:
     """Whether somebody has committed to the instance's removal, by what it says of its fence."""
     return bool((status.get("fence") or {}).get("committed"))
+
+
+def _became(instance_id: str, outcome: Outcome | None) -> str:
+    """What became of an instance that was to be ended, in words; None: it was silent."""
+    if outcome is None:
+        return f"Instance {instance_id} is silent now, and left to the reaper."
+    if outcome.outcome == "destroyed":
+        return f"Instance {instance_id} was destroyed."
+    if outcome.outcome == "begun":
+        return f"Instance {instance_id} is being destroyed."
+    if outcome.outcome == "kept":
+        return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
+    return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.endpoint import Endpoint
-from client.errors import Denied, ExollamaError
+from client.endpoint import TIMEOUT_S, Endpoint
+from client.errors import Denied, ExollamaError, OutOfTime
 from client.model import Instance
 from client.settings import Settings
 from client.transport import Send
@@ -28,6 +28,7 @@ def run(
     *,
     probe: bool = False,
     check: bool = False,
+    ask_s: float = TIMEOUT_S,
     send: Send | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
@@ -38,10 +39,11 @@ def run(
     reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap`
     what a reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a
     reaper should have acted by now, else None; `failed` holds sentences about zones that could not be looked at, and
-    instances that could not be asked for want of a permission. Raises ExollamaError where no zone could be looked at.
+    instances that could not be asked for want of a permission or of time. `ask_s` bounds each
+    wait for an instance's own word. Raises ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
-    denied: list[str] = []
+    unasked: list[str] = []
 
     def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
         cloud, instance = work
@@ -49,10 +51,10 @@ def run(
         heard, trouble, silent = None, "", True
         if probe or doubtful:
             try:
-                heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
-            except Denied as error:  # that is our own silence, not the instance's
+                heard, trouble, silent = _ask(cloud, instance, settings, ask_s, tries=ASKS if doubtful else 1)
+            except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
                 trouble, silent = str(error), False
-                denied.append(f"{instance.zone} {instance.id} was not asked: {error}")
+                unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
         late = policy.overdue(instance, cloud.now(), heard, silent=silent) if check else None
         said = heard or ({"trouble": trouble} if trouble else None)
         return _describe(cloud, instance, said) | {"overdue": late}
@@ -62,22 +64,22 @@ def run(
     return {
         "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": instances,
-        "failed": [zone.trouble for zone in zones if zone.trouble] + denied,
+        "failed": [zone.trouble for zone in zones if zone.trouble] + unasked,
     }
 
 
 def _ask(
-    cloud: Cloud, instance: Instance, settings: Settings, *, tries: int
+    cloud: Cloud, instance: Instance, settings: Settings, ask_s: float, *, tries: int
 ) -> tuple[dict[str, Any] | None, str, bool]:
-    """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied."""
+    """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied, OutOfTime."""
     try:
         seen = cloud.get_instance(instance.id)
         header = seen.header()
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
             return None, f"{seen.state}; its key or its address is not known", True
-        return ask(cloud, Endpoint.of(seen, key), tries=tries)
-    except Denied:
+        return ask(cloud, Endpoint.of(seen, key, timeout_s=ask_s), tries=tries)
+    except (Denied, OutOfTime):
         raise
     except ExollamaError as error:
         return None, str(error), True

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from client.errors import OllamaError
+from client.errors import OllamaError, Unreachable
 from functions import faas
-from tests.fakes import API_KEY, API_SECRET, KEY, NOW, label_map
+from tests.fakes import API_KEY, API_SECRET, DAY, KEY, NOW, label_map
 from tests.zones import ID, NEW, Agent, Zones, instance, refusal
 
 TOKEN = "planted-function-token-0123456789-abcdefgh"
@@ -48,14 +48,13 @@ def test_provision_answers_202_with_the_phase_until_it_is_ready_and_then_its_res
 @pytest.mark.parametrize(
     ("how", "longest_s"),
     [
-        ({"over_http": True}, 9),
-        ({"over_http": True, "remaining_s": 4.0}, 3),
-        ({"over_http": True, "remaining_s": 900.0}, 10),
+        ({"over_http": True}, 6),
+        ({"over_http": True, "remaining_s": 10.0}, 6),
+        ({"over_http": True, "remaining_s": 900.0}, 6),
         ({"remaining_s": 120.0}, 119),
         ({}, 54),
         ({"env": {**ENV, "EXOLLAMA_FUNCTION_TIMEOUT": "20"}}, 19),
         ({"env": {**ENV, "EXOLLAMA_FUNCTION_TIMEOUT": "20"}, "remaining_s": 10.0}, 9),
-        ({"remaining_s": 0.2}, 1),
     ],
     ids=str,
 )
@@ -106,53 +105,147 @@ def test_reap_returns_what_became_of_each(zones: Zones) -> None:
     assert (status, said["instances"][0]["outcome"]) == (200, "destroyed")
 
 
-def test_a_reap_whose_time_runs_out_leaves_what_the_next_one_goes_on_with(zones: Zones) -> None:
+def slow_reads(zones: Zones, seconds: float) -> None:
+    """Each read of the instance takes so long."""
+
+    def read() -> tuple[int, dict[str, str], str]:
+        zones.elapsed_s += seconds
+        found = zones.route("GET", "ch-gva-2", f"/instance/{ID}", None)
+        return (200, {}, json.dumps(found)) if found else (404, {}, "{}")
+
+    zones.faults[f"GET /instance/{ID}"] = read
+
+
+def test_a_reap_that_does_nothing_for_want_of_time_has_failed_and_left_the_instance_open(zones: Zones) -> None:
     zones.instances["ch-gva-2"].append(instance())
-
-    def slow() -> tuple[int, dict[str, str], str]:
-        zones.elapsed_s += 17.0
-        return 200, {}, json.dumps(zones.route("GET", "ch-gva-2", f"/instance/{ID}", None))
-
-    zones.faults[f"GET /instance/{ID}"] = slow
+    slow_reads(zones, 37.0)
     status, said = done(zones, "reap", over_http=True)
-    assert (status, said["retry_after_s"], said["instances"][0]["outcome"]) == (202, 5, "unfinished")
-    assert "The next one goes on from here" in said["instances"][0]["reason"]
+    assert (status, said["instances"][0]["outcome"]) == (504, "unfinished")
+    assert "Nothing came of 1 instance(s)" in said["error"]
+    assert "raise the function's time limit" in said["error"]
     assert zones.made("DELETE") == []
     assert [deed.split()[0] for deed in zones.shut] == ["fence", "unfence"], "it takes requests again meanwhile"
     zones.faults.clear()
     assert done(zones, "reap", over_http=True)[1]["instances"][0]["outcome"] == "destroyed"
 
 
-def test_what_has_committed_is_deleted_even_at_the_very_end(zones: Zones, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reap_whose_time_runs_out_after_the_deed_says_that_it_goes_on(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    slow_reads(zones, 18.0)
+    status, said = done(zones, "reap", over_http=True)
+    assert (status, said["retry_after_s"], said["instances"][0]["outcome"]) == (202, 5, "begun")
+    assert "under way" in said["instances"][0]["reason"]
+    assert zones.made("DELETE") == [f"DELETE ch-gva-2/v2/instance/{ID}"]
+    assert done(zones, "reap", over_http=True)[0] == 200
+
+
+def late_commits(zones: Zones, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     zones.instances["ch-gva-2"].append(instance())
     commit = Agent.commit
 
     def late(self: Agent, owner: str) -> None:
         commit(self, owner)
-        zones.elapsed_s += 24.0
+        zones.elapsed_s += seconds
 
     monkeypatch.setattr(Agent, "commit", late)
+
+
+def test_what_has_committed_is_deleted_even_at_the_very_end(zones: Zones, monkeypatch: pytest.MonkeyPatch) -> None:
+    late_commits(zones, monkeypatch, 60.0)
     status, said = done(zones, "reap", over_http=True)
-    assert (status, said["instances"][0]["outcome"]) == (202, "unfinished")
+    assert (status, said["instances"][0]["outcome"]) == (202, "begun")
     assert zones.made("DELETE") == [f"DELETE ch-gva-2/v2/instance/{ID}"]
     assert [deed.split()[0] for deed in zones.shut] == ["fence", "commit"], "it stays shut"
     assert done(zones, "reap", over_http=True)[1]["instances"] == []
 
 
-def test_a_pass_that_is_cut_short_does_not_end_before_the_same_instances_each_time(zones: Zones) -> None:
+def test_a_process_that_was_frozen_after_the_commit_deletes_nothing_hours_later(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_commits(zones, monkeypatch, 7200.0)
+    status, said = done(zones, "reap", over_http=True)
+    assert (status, said["instances"][0]["outcome"]) == (500, "failed")
+    assert zones.made("DELETE") == []
+    assert [deed.split()[0] for deed in zones.shut] == ["fence", "commit", "unfence"]
+
+
+def test_a_refusal_at_the_very_end_is_told_and_the_instance_opened_again(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_commits(zones, monkeypatch, 60.0)
+    zones.faults[f"DELETE /instance/{ID}"] = refusal(409, "Instance is protected against deletion")
+    status, said = done(zones, "reap", over_http=True)
+    assert (status, "protected" in said["error"]) == (500, True)
+    assert [deed.split()[0] for deed in zones.shut] == ["fence", "commit", "unfence"]
+
+
+@pytest.mark.parametrize("over_http", [True, False])
+def test_an_instance_that_swallows_everything_is_removed_within_the_usual_time(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch, over_http: bool
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=NOW, deadline=NOW - 9 * DAY)))
+    waits: list[float] = []
+
+    def swallows(self: Agent) -> dict[str, Any]:
+        waits.append(zones.ask_s)
+        zones.elapsed_s += zones.ask_s
+        raise Unreachable("https://127.0.0.9:11435 cannot be reached: timed out.")
+
+    monkeypatch.setattr(Agent, "status", swallows)
+    status, said = done(zones, "reap", over_http=over_http)
+    assert (status, said["instances"][0]["outcome"]) == (200, "destroyed")
+    assert waits == [5.0] * 3
+
+
+def test_a_look_that_has_no_time_takes_that_for_no_silence(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    zones.said = {"idle_s": 0.0, "in_flight": 2}
+    slow_reads(zones, 17.0)
+    zones.instances["ch-gva-2"].append(instance(id="second"))
+    status, said = done(
+        zones, "status", params={"check": True}, over_http=True, env={**ENV, "EXOSCALE_ZONES": "ch-gva-2"}
+    )
+    assert [one["overdue"] for one in said["instances"]] == [None, None]
+    assert status in (200, 500)
+    assert "should be gone" not in said.get("error", "")
+
+
+def test_a_failed_boot_is_told_and_ended_and_the_next_call_makes_another(zones: Zones) -> None:
+    zones.said = {"failed": "docker", "idle_s": 0.0}
+    status, said = done(zones, "provision", over_http=True)
+    if status == 202:  # told by the call that made it, or by the next
+        status, said = done(zones, "provision", over_http=True)
+    assert (status, "The boot failed in phase docker" in said["error"]) == (500, True)
+    assert zones.instances["ch-gva-2"] == []
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=NOW)))
+    status, said = done(zones, "provision", over_http=True)
+    assert (status, "Asking again makes another" in said["error"]) == (500, True)
+    assert zones.instances["ch-gva-2"] == []
+    zones.said = {"idle_s": 0.0}
+    assert done(zones, "provision", over_http=True)[0] == 200
+    assert zones.made().count("POST ch-gva-2/v2/instance") == 2
+
+
+def test_a_provision_over_http_reaps_nothing_beside_it_that_could_thaw_hours_later(zones: Zones) -> None:
+    zones.instances["ch-gva-2"] += [instance(labels=label_map(activity=NOW)), instance(id="idle", state="error")]
+    assert done(zones, "provision", over_http=True)[0] == 200
+    assert zones.made("DELETE") == []
+
+
+def test_a_pass_that_is_cut_short_does_not_end_before_the_same_instances_each_time(
+    zones: Zones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("functions.reap_idle.AT_ONCE", 1)
     zones.instances["ch-gva-2"] += [instance(id=f"{number:04}") for number in range(60)]
 
     def finished() -> set[str]:
-        zones.elapsed_s = 0.0
-        said = done(zones, "reap", params={"dry_run": True}, sleep=lambda _: None, monotonic=clock)[1]
+        zones.asked.clear()
+        said = done(zones, "reap", params={"dry_run": True}, monotonic=lambda: float(len(zones.asked)))[1]
         order = [one["id"] for one in said["instances"]]
         assert order == sorted(order)
         return {one["id"] for one in said["instances"] if one["outcome"] != "unfinished"}
 
-    def clock() -> float:
-        return len(zones.asked) % 1000 * 1.0
-
-    before, zones.asked = finished(), []
+    before = finished()
     assert 0 < len(before) < 60
     assert finished() != before
 
@@ -214,7 +307,7 @@ def test_status_shows_and_checks(zones: Zones) -> None:
     [
         ({}, ["EXOSCALE_API_KEY is not set", "EXOSCALE_API_SECRET is not set"]),
         ({**ENV, "EXOSCALE_ZONE": "moon", "EXOSCALE_DISK_SIZE": "5"}, ["'moon'", "'5'"]),
-        ({**ENV, "EXOLLAMA_FUNCTION_TIMEOUT": "0"}, ["EXOLLAMA_FUNCTION_TIMEOUT is '0'", "from 2 to 86400"]),
+        ({**ENV, "EXOLLAMA_FUNCTION_TIMEOUT": "0"}, ["EXOLLAMA_FUNCTION_TIMEOUT is '0'", "from 10 to 86400"]),
     ],
     ids=["none", "wrong", "timeout"],
 )

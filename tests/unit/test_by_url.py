@@ -159,10 +159,19 @@ def test_whoever_failed_is_not_asked_again_as_that_might_create_one_machine_afte
     assert len(function.asked) == 2
 
 
-def test_troubles_are_counted_over_the_whole_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    troubles: list[Answer] = [GONE, said(202, {"phase": "model"})] * 5
+def test_troubles_in_a_row_end_the_wait_and_those_between_answers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    booting = said(202, {"phase": "model"})
+    function = Function(monkeypatch, *[GONE, booting] * 9, READY)
+    assert function.source.wake().id == "an-id"
+    assert len(function.asked) == 19
     with pytest.raises(ExollamaError, match="does not answer"):
-        Function(monkeypatch, *troubles, READY).source.wake()
+        Function(monkeypatch, booting, *[GONE] * 5, READY).source.wake()
+
+
+def test_words_that_came_as_json_of_another_shape_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExollamaError, match=r"failed \(500\): it does not say why") as told:
+        Function(monkeypatch, said(500, [KEY])).source.wake()
+    assert KEY not in str(told.value)
 
 
 @pytest.mark.parametrize("code", [401, 403])

@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         'There is no action "destroy": it is provision, status or reap.',
     ),
-    "an action that is no word": ({"body": {"action": 7}}, 400, "No action is given."),
+    "an action that is no word": ({"body": {"action": [7]}}, 400, "There is no action [7]"),
     "an action with an escape in it": ({"body": {"action": "a\x1b[2J"}}, 400, r'no action "a\u001b[2J"'),
     "unknown parameter": (
         {"body": {"action": "status", "force": True}},
@@ -101,10 +101,10 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "two actions": ({"path": "/reap"}, 400, 'Two different actions are given: "provision" and "reap".'),
     "no JSON": ({"body": "{action: provision"}, 400, "The body is no JSON. Send an object"),
     "no text": ({"body": b"\xff\xfe\x00"}, 400, "The body is no JSON."),
-    "JSON of another kind": ({"body": '["provision"]'}, 400, 'The body is ["provision"]: a JSON object is expected.'),
+    "JSON of another kind": ({"body": '["provision"]'}, 400, "The body is a list: a JSON object is expected."),
     "JSON nested for ever": ({"body": "[" * 60_000}, 400, "The body is no JSON."),
     "a number with endless digits": ({"body": "1" * 60_000}, 400, "The body is no JSON."),
-    "a body of another kind": ({"body": 7}, 400, "The body is 7: a JSON object is expected."),
+    "a body of another kind": ({"body": 7}, 400, "The body is a number: a JSON object is expected."),
     "oversized": ({"body": " " * MAX_BODY + "{}"}, 413, "The body is over 64 KiB"),
     "provision by GET": ({"method": "GET"}, 405, "provision is asked for with POST."),
     "reap by GET": ({"body": "", "method": "GET", "path": "/reap"}, 405, "reap is asked for with POST."),
@@ -163,6 +163,10 @@ REFUSED: dict[str, tuple[dict[str, Any], int]] = {
         {"env": {"EXOLLAMA_FUNCTION_TOKEN": "s3cret"}, "headers": {"X-Exollama-Token": "s3cret"}},
         403,
     ),
+    "the function's has letters that no header carries": (
+        {"env": {"EXOLLAMA_FUNCTION_TOKEN": f"é{TOKEN}"}, "headers": {"X-Exollama-Token": f"é{TOKEN}"}},
+        403,
+    ),
     "the function's is one letter": (
         {"env": {"EXOLLAMA_FUNCTION_TOKEN": "x" * 40}, "headers": {"X-Exollama-Token": "x" * 40}},
         403,
@@ -195,6 +199,18 @@ def test_any_json_is_understood_or_refused(value: Any) -> None:
         status, sentence = ending(how)
         assert status == 200 or 400 <= status < 500
         assert sentence.isprintable()
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("functions.calls.hmac.compare_digest", compare)
+    asked(headers={"X-Exollama-Token": "x", **BEARER})
+    assert compared == [(b"x", TOKEN.encode()), (TOKEN.encode(), TOKEN.encode())]
 
 
 # -- events
@@ -231,9 +247,9 @@ def test_plain_events_need_no_token_where_none_is_set() -> None:
 OTHER_EVENTS: dict[str, tuple[object, str]] = {
     "none": (None, "The event is null"),
     "empty": ({}, "The event is empty and names no action"),
-    "a list": ([{"action": "reap"}], "The event is ["),
-    "text, as a stranger's request may come": ('{"action": "reap"}', "The event is"),
-    "bytes": (b'{"action": "reap"}', "The event is"),
+    "a list": ([{"action": "reap", "token": TOKEN}], "The event is a list: an object"),
+    "text, as a stranger's request may come": (f'{{"token": "{TOKEN}"}}', "The event is text: an object"),
+    "bytes": (f'{{"token": "{TOKEN}"}}'.encode(), "The event is bytes: an object"),
     "a queue's": ({"Records": [{"eventSource": "aws:sqs"}]}, 'The event has "Records" and names no action'),
     "a schedule of another source": ({**SCHEDULE, "source": "aws.ec2"}, "names no action"),
     "a state change": ({**SCHEDULE, "detail-type": "EC2 Instance State-change Notification"}, "names no action"),
@@ -347,3 +363,5 @@ def test_the_request_in_an_event_is_found(event: dict[str, Any], meant: Call) ->
 )
 def test_an_event_that_is_odd_is_refused_or_read(changes: dict[str, Any], status: int) -> None:
     assert ending(lambda: from_request(request_of({**FUNCTION_URL, **changes}), ENV))[0] == status
+    stranger = {"headers": {"x-exollama-token": "another"}}
+    assert ending(lambda: from_request(request_of({**FUNCTION_URL, **changes, **stranger}), ENV))[0] == 401
