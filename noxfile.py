@@ -17,6 +17,7 @@ import nox
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 SHELL = [".ci/run"]
+MOST_WORKERS = 4
 DEALT = ["--dist", "loadfile", "--no-loadscope-reorder"]  # whole files, in the order that tests/conftest.py gives them
 
 nox.needs_version = ">=2025.10.14"
