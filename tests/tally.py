@@ -16,23 +16,28 @@ class Tally:
         """Of each fault that was met and healed: situation, call, the fault, how it ended."""
         self.gaps: dict[str, int] = {}
         self.searched: list[str] = []
+        self.raced: list[str] = []
+        """What hammered instances and forwarders, and what came of it."""
         self.fuzzed: Counter[str] = Counter()
 
     def plain(self) -> dict[str, Any]:
         """All of it in types that travel from one process to another."""
-        return {"faults": self.faults, "gaps": self.gaps, "searched": self.searched, "fuzzed": dict(self.fuzzed)}
+        return {**vars(self), "fuzzed": dict(self.fuzzed)}
 
     def add(self, plain: dict[str, Any]) -> None:
         """What another process counted."""
         self.faults += plain["faults"]
         self.gaps |= plain["gaps"]
         self.searched += plain["searched"]
+        self.raced += plain["raced"]
         self.fuzzed.update(plain["fuzzed"])
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """Headings, each with its lines; nothing where no such test ran."""
         if self.searched:
             yield "searched", self.searched
+        if self.raced:
+            yield "raced", self.raced
         if self.fuzzed:
             refusals = ("refused", "written again: a key")
             cases = sum(count for how, count in self.fuzzed.items() if not how.startswith(refusals))
