@@ -33,9 +33,9 @@ TLS = Path("/var/lib/exollama/tls")
 
 LEASE_S = 120.0
 # Once the fence file is there, for a worker between its look at the file and its connect(): this long, and on a machine
-# whose processors are taken, as by a model, until it has slept; at most so long.
+# whose processors are taken, as by a model, until it has slept; so many looks at most.
 SETTLE_S = 0.1
-AWAKE_S = 2.0
+LOOK_S, LOOKS = 0.005, 400
 MARGIN_S = 900.0  # how long the reaper, the bootstrap and whoever looks into a failure get before the watchdog acts
 COMMIT_MARGIN_S = 600.0
 BODY_LIMIT = 4096
@@ -233,9 +233,11 @@ def awake() -> set[str]:
 def settle() -> None:
     """Until each worker has slept since the fence stands: whatever it looks at from then on, it sees the fence."""
     time.sleep(SETTLE_S)
-    until, busy = time.monotonic() + AWAKE_S, awake()
-    while busy and time.monotonic() < until:
-        time.sleep(0.005)
+    busy = awake()
+    for _ in range(LOOKS):
+        if not busy:
+            break
+        time.sleep(LOOK_S)
         busy &= awake()
 
 
