@@ -76,6 +76,7 @@ def test_keep_failed_keeps_it_until_its_retention_and_no_longer(cloud: Simulator
     cloud.advance(3 * 3600)
     assert f"{kept.id}: its boot failed; kept to be looked at until" in here.run("reap").ended(0).out
     cloud.advance(86400)
+    cloud.wait(lambda: cloud.instance(kept.id).state == "stopped", "its own power-off, which comes as early")
     done = here.run("reap").ended(0)
     assert done.out.startswith(f"destroyed ch-gva-2 exollama {kept.id}: ")
     assert cloud.instances() == []
