@@ -180,6 +180,8 @@ class Endpoint:
             with self._bounded(connection.sock):
                 answer = self._exchange(connection, method, path, b"")
                 body = answer.read(_MAX_JSON)
+                if answer.length and len(body) < _MAX_JSON:  # http.client takes an early end for the whole of it
+                    raise http.client.IncompleteRead(body, answer.length)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise _silence(error)(f"{self.url} stopped answering: {_why(error)}.") from error

@@ -32,7 +32,10 @@ LOG = Path("/var/log/exollama")
 TLS = Path("/var/lib/exollama/tls")
 
 LEASE_S = 120.0
-SETTLE_S = 0.1  # once the fence file is there, for a worker between its look at the file and its connect()
+# Once the fence file is there, for a worker between its look at the file and its connect(): this long, and on a machine
+# whose processors are taken, as by a model, until it has slept; so many looks at most.
+SETTLE_S = 0.1
+LOOK_S, LOOKS = 0.005, 400
 MARGIN_S = 900.0  # how long the reaper, the bootstrap and whoever looks into a failure get before the watchdog acts
 COMMIT_MARGIN_S = 600.0
 BODY_LIMIT = 4096
@@ -214,6 +217,30 @@ def answers_unread(table: list[list[str]], listen: str) -> int:
     return sum(row[1].endswith(local) and int(row[4].split(":")[0], 16) > UNREAD_BYTES for row in table)
 
 
+def awake() -> set[str]:
+    """Those of nginx's workers that run or wait for a processor: none of the others has begun anything."""
+    found = set()
+    with contextlib.suppress(OSError):
+        master = (RUN / "nginx.pid").read_text().strip()
+        for worker in Path(f"/proc/{master}/task/{master}/children").read_text().split():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state = Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0]
+                if state in ("R", "D"):
+                    found.add(worker)
+    return found
+
+
+def settle() -> None:
+    """Until each worker has slept since the fence stands: whatever it looks at from then on, it sees the fence."""
+    time.sleep(SETTLE_S)
+    busy = awake()
+    for _ in range(LOOKS):
+        if not busy:
+            break
+        time.sleep(LOOK_S)
+        busy &= awake()
+
+
 def log_tail(path: Path, lines: int = 20) -> list[str]:
     """The last lines of a log, printable and of bearable length."""
     if not path.exists():
@@ -288,7 +315,7 @@ class Agent:
     def put(self, owner: str) -> Answer:
         with self.lock:
             answer = self.change(*self.fence.put(owner, boottime(), self.mark()))
-        time.sleep(SETTLE_S)
+        settle()
         return answer
 
     def commit(self, owner: str) -> Answer:

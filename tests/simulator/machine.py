@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shlex
@@ -236,10 +237,10 @@ class _StubHandler(socketserver.StreamRequestHandler):
     server: _StubServer
 
     def handle(self) -> None:
-        question = json.loads(self.rfile.readline())
-        machine = self.server.machines.all[question["machine"]]
+        number, argv, given = ast.literal_eval(self.rfile.readline().decode())
+        machine = self.server.machines.all[number]
         if machine.supervisor.off.is_set():
             return
-        result = machine.play(question["argv"], question["stdin"])
-        answer = {"code": result.code, "out": result.out, "err": result.err}
-        self.wfile.write(json.dumps(answer).encode())
+        result = machine.play(argv, given)
+        out = result.out.encode()
+        self.wfile.write(b"%d %d\n%b%b" % (result.code, len(out), out, result.err.encode()))

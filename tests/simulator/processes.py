@@ -60,6 +60,12 @@ class Process:
         if self._on_exit:
             self._on_exit(self.status or 0)
 
+    def never(self, why: str) -> None:
+        """It will not run; whoever asked for it hears so at once, and not through `on_exit`."""
+        self.error, self.status = why, 127
+        self._known.set()
+        self._ended.set()
+
     def wait_known(self) -> None:
         """Until it runs or could not be started."""
         self._known.wait(30)
@@ -75,7 +81,7 @@ class Processes:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
         self._started: dict[int, Process] = {}
-        self._closed = False
+        self._closed = self._ended = False
         self._warden = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("warden.py")), str(base)],
             stdin=theirs.fileno(),
@@ -103,6 +109,9 @@ class Processes:
         with self._lock:
             id_ = next(self._ids)
             process = self._started[id_] = Process(self, id_, on_exit)
+            if self._ended:
+                process.never("the warden has ended")
+                return process
         order = {
             "do": "start",
             "id": id_,
@@ -154,7 +163,10 @@ class Processes:
                     if "pid" not in line:
                         self._started.pop(line["id"], None)
                     process.heard(line)
-        for process in list(self._started.values()):
+        with self._lock:
+            self._ended = True  # whoever asks for a process from here on would wait for one that nobody starts
+            left = list(self._started.values())
+        for process in left:
             # Killed by itself, the warden takes its children along, but nginx's workers are theirs.
             if process.pid and not self._closed:
                 with contextlib.suppress(ProcessLookupError):

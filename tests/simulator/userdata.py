@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, and thirty times as quick, in C
 WORKER = "www-data"
 PREFIXES = ("/etc/", "/opt/exollama", "/var/lib/exollama", "/var/log/exollama", "/run/exollama")
 _PATHS = re.compile(rf"(?<![\w.-])(?={'|'.join(PREFIXES)})")
@@ -62,7 +63,7 @@ def read(user_data: str) -> CloudConfig:
     if not raw.startswith(b"#cloud-config\n"):
         raise Unreadable("the user-data does not begin with #cloud-config")
     try:
-        config: Any = yaml.safe_load(raw)
+        config: Any = yaml.load(raw, LOADER)
     except yaml.YAMLError as error:
         raise Unreadable(f"the user-data is no YAML: {error}") from None
     if not isinstance(config, dict):

@@ -13,7 +13,6 @@ pytest.register_assert_rewrite(
 pytest.register_assert_rewrite("tests.system.programs_ollama", "tests.system.programs_openai", "tests.system.questions")
 
 from tests.system.instance import Instance, running  # noqa: E402 - after its asserts were registered
-from tests.system.tally import TALLY  # noqa: E402
 from tests.system.verbs import Clerk, User  # noqa: E402
 
 
@@ -86,15 +85,6 @@ def records(module_records: Simulator) -> Iterator[Simulator]:
 def clerk(records: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
     """The user of the cloud of records."""
     return Clerk(records, monkeypatch, nap_s=0.002)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what faults and kills were gone through; with -s, in a table."""
-    for line in TALLY.summary():
-        terminalreporter.write_line(line)
-    if terminalreporter.config.option.capture == "no":
-        for line in TALLY.table():
-            terminalreporter.write_line(line)
 
 
 def _clear(simulator: Simulator, options: Options) -> None:

@@ -32,7 +32,7 @@ from tests.system.expected_faults import (
     sort_of,
 )
 from tests.system.situations import SITUATIONS, Impatient, World, keeps_secret
-from tests.system.tally import TALLY
+from tests.tally import TALLY
 
 IN_TIME_S = 30
 """A run takes a fraction of a second, on a machine that has nothing else to do, since no wait takes time."""
@@ -94,7 +94,7 @@ def test_a_fault_in_any_call_ends_in_time_as_expected_and_the_next_run_heals(
     world.lodging.light()
     healed = situation.heal(world, clerk)
     assert healed == situation.heals[left]
-    TALLY.fault(case, ends, healed)
+    TALLY.faults.append((case.situation, case.call, case.fault, f"{ends.replace(' ', ', ')}; then {healed}"))
 
 
 def _words(case: Case) -> str:

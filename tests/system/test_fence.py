@@ -15,6 +15,7 @@ import pytest
 from tests.system.clients import Client, Ledger
 from tests.system.instance import Instance, running, until
 from tests.system.reapers import Mishaps, Reaper, Zone, hasty, wished
+from tests.tally import TALLY
 
 REQUESTS = int(os.environ.get("EXOLLAMA_FENCE_REQUESTS", "2000"))
 ATTEMPTS, REAPS = REQUESTS // 10, REQUESTS // 200
@@ -87,9 +88,7 @@ def passes_once_requests_ended(instance: Instance, zone: Zone) -> list[str]:
 # Python 3.11's wrap_socket leaves a socket open where the other side has reset the connection already.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.timeout(60 + 2 * PATIENCE_S)
-def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within_two_passes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within_two_passes() -> None:
     began = time.monotonic()
     with running(idle_s=1) as instance:
         ledger = Ledger(instance)
@@ -99,9 +98,8 @@ def test_no_accepted_request_is_cut_and_once_they_end_the_reaper_succeeds_within
             Round(zone, number).run(number / ROUNDS, began + PATIENCE_S)
             passes.append(passes_once_requests_ended(instance, zone))
     counts, kinds = ledger.counts(), Counter(r.kind for r in ledger.requests if ledger.accepted(r))
-    with capsys.disabled():
-        print(f"\nrequests: {dict(counts)}\naccepted, by kind: {dict(kinds)}\nreapers: {dict(zone.counts)}")
-        print(f"after each round: {passes}\nall of it in {time.monotonic() - began:.0f} s")
+    TALLY.raced += [f"requests: {dict(counts)}", f"accepted, by kind: {dict(kinds)}", f"reapers: {dict(zone.counts)}"]
+    TALLY.raced += [f"after each round: {passes}", f"all of it in {time.monotonic() - began:.0f} s"]
     assert ledger.cut_by_reaper() == []
     assert ledger.refused_but_seen() == []
     assert zone.wrongs == []

@@ -29,6 +29,7 @@ from tests.system.crowd import Ledger, Program
 from tests.system.hurried import LOOK_S
 from tests.system.mishaps import Book, Mishaps, Reaper, upstream_sockets
 from tests.system.verbs import Clerk, Running
+from tests.tally import TALLY
 
 REQUESTS = int(os.environ.get("EXOLLAMA_SOAK_REQUESTS", "3000"))
 REAPS = REQUESTS // 1500
@@ -168,7 +169,7 @@ def served(clerk: Clerk) -> Iterator[tuple[str, Running]]:
 
 @pytest.mark.timeout(120 + PATIENCE_S)
 def test_of_thousands_of_requests_none_is_lost_and_each_break_is_somebody_elses_than_the_reapers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     began = time.monotonic()
     monkeypatch.setattr(boot, "LOOK_S", LOOK_S)
@@ -185,8 +186,7 @@ def test_of_thousands_of_requests_none_is_lost_and_each_break_is_somebody_elses_
             soak.run()
             statuses = [ask(url, "/.exollama/status") for url in soak.urls]
         finally:
-            with capsys.disabled():
-                print(soak.summary())
+            TALLY.raced += soak.summary().splitlines()
         # The last one goes as well, once nobody uses it any more.
         for url in soak.urls:
             ask(url, "/api/generate", {"model": settings.model, "prompt": "the last", "stream": False})
@@ -199,10 +199,8 @@ def test_of_thousands_of_requests_none_is_lost_and_each_break_is_somebody_elses_
         violations = simulator.violations
         creates = len(simulator.called("create-instance"))
         gone = simulator.instances()
-    with capsys.disabled():
-        for status in statuses:
-            print(f"forwarder: {status['requests']}, woken {status['wakes']} times")
-        print(f"passes at the end: {passes}; all of it in {time.monotonic() - began:.0f} s")
+    TALLY.raced += [f"forwarder: {status['requests']}, woken {status['wakes']} times" for status in statuses]
+    TALLY.raced.append(f"passes at the end: {passes}; all of it in {time.monotonic() - began:.0f} s")
     assert soak.ledger.lost == []
     assert [by for _, by in soak.breaks() if by.startswith("nobody")] == []
     assert soak.troubles == []

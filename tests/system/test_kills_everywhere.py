@@ -19,8 +19,8 @@ import pytest
 
 from tests.system.expected_faults import TABLE, sort_of
 from tests.system.situations import IDLE_S, SITUATIONS, Impatient, Situation, World
-from tests.system.tally import TALLY
 from tests.system.verbs import ROOT, User
+from tests.tally import TALLY
 
 READS = {"GET proof status show": "", "POST PUT DELETE touch fence commit unfence": "changes"}
 

@@ -240,3 +240,20 @@ def test_an_answer_that_comes_a_byte_at_a_time_holds_nobody_up(records: Simulato
             endpoint.status()
         assert time.monotonic() - began < 15
         endpoint.close()
+
+
+@pytest.mark.parametrize("kept", [0, 1, -1])
+def test_a_machine_that_goes_in_the_middle_of_its_answer_has_stopped_answering_and_said_nothing(
+    records: Simulator, tmp_path: Path, kept: int
+) -> None:
+    seen = plant(records, key=KEY)
+    assert seen.ip
+    head, _, body = said().replace(b"Content-Length", b"content-length").partition(b"\r\n\r\n")  # one closes behind it
+    with Impostor(
+        seen.ip, tmp_path, KEY, answers=lambda a: head + b"\r\n\r\n" + body[:kept] if "status" in a else None
+    ):
+        endpoint = Endpoint(seen.ip, Secret(KEY), timeout_s=5)
+        with pytest.raises(Unreachable, match="stopped answering") as caught:
+            endpoint.status()
+        endpoint.close()
+    assert caught.value.silent

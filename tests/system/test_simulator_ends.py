@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -61,9 +62,18 @@ def gone(pids: list[int], folder: Path) -> bool:
     return ended(pids) and not folder.exists()
 
 
+class Host(NamedTuple):
+    """A process that runs a simulator: its folder, its warden, and every process that was there when it was ready."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    warden: int
+    pids: list[int]
+
+
 @pytest.fixture
-def host() -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
-    """A process that runs a simulator with one instance, the simulator's folder, and every process of it."""
+def host() -> Iterator[Host]:
+    """One of a simulator with one instance."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -73,7 +83,7 @@ def host() -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
         folder, warden, *pids = process.stdout.readline().split()
         everything = [pid for pid in {*descendants(int(warden)), *map(int, pids)} if alive(pid)]
         assert len(everything) >= 5  # the warden, the agent, nginx with its workers, Ollama's stand-in
-        yield process, Path(folder), everything
+        yield Host(process, Path(folder), int(warden), everything)
     finally:
         process.kill()
         process.wait()
@@ -81,27 +91,23 @@ def host() -> Iterator[tuple[subprocess.Popen[str], Path, list[int]]]:
         process.stdout.close()
 
 
-def test_a_simulator_that_is_killed_leaves_nothing(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
-    process, folder, pids = host
-    process.kill()
-    assert gone(pids, folder)
+def test_a_simulator_that_is_killed_leaves_nothing(host: Host) -> None:
+    host.process.kill()
+    assert gone(host.pids, host.folder)
 
 
-def test_a_simulator_that_is_interrupted_leaves_nothing(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
-    process, folder, pids = host
-    process.send_signal(signal.SIGINT)
-    process.wait(20)
-    assert gone(pids, folder)
+def test_a_simulator_that_is_interrupted_leaves_nothing(host: Host) -> None:
+    host.process.send_signal(signal.SIGINT)
+    host.process.wait(20)
+    assert gone(host.pids, host.folder)
 
 
-def test_a_warden_that_is_killed_takes_everything_along(host: tuple[subprocess.Popen[str], Path, list[int]]) -> None:
-    process, folder, pids = host
-    warden = next(pid for pid in pids if "warden.py" in Path(f"/proc/{pid}/cmdline").read_text())
-    os.kill(warden, signal.SIGKILL)
-    assert ended(pids)
-    assert process.poll() is None
-    process.communicate(timeout=20)  # the end of its standard input lets the block end
-    assert not folder.exists()
+def test_a_warden_that_is_killed_takes_everything_along(host: Host) -> None:
+    os.kill(host.warden, signal.SIGKILL)
+    assert ended(host.pids)
+    assert host.process.poll() is None
+    host.process.communicate(timeout=20)  # the end of its standard input lets the block end
+    assert not host.folder.exists()
 
 
 def test_the_with_block_ends_threads_processes_and_folder() -> None:

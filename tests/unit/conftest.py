@@ -1,4 +1,4 @@
-"""An agent that runs, for the tests of it as a process; and what fuzzing covered, for the end of the run."""
+"""An agent that runs, for the tests of it as a process; and the count of what fuzzing covered."""
 
 import shutil
 import tempfile
@@ -10,24 +10,14 @@ import pytest
 
 pytest.register_assert_rewrite("tests.unit.machine", "tests.unit.reference")
 
+from tests.tally import TALLY  # noqa: E402
 from tests.unit.machine import Machine  # noqa: E402 - after its asserts were registered
-
-_FUZZED = pytest.StashKey[Counter[str]]()
 
 
 @pytest.fixture(scope="session")
-def fuzzed(pytestconfig: pytest.Config) -> Counter[str]:
-    """Counts cases by how they ended."""
-    return pytestconfig.stash.setdefault(_FUZZED, Counter())
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    counts = config.stash.get(_FUZZED, Counter[str]())
-    if counts:
-        cases = sum(count for how, count in counts.items() if not how.startswith(("refused", "written again: a key")))
-        terminalreporter.section(f"fuzzed: {cases:,} cases")
-        for how in sorted(counts):
-            terminalreporter.write_line(f"{counts[how]:>9,} {how}")
+def fuzzed() -> Counter[str]:
+    """Counts cases by how they ended; they stand at the end of the run."""
+    return TALLY.fuzzed
 
 
 @pytest.fixture

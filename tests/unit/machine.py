@@ -77,7 +77,7 @@ class Machine:
         self.looks = root / "looks"
         changed = {
             "            time.sleep(1)\n": "            time.sleep(0.2)\n",
-            "SETTLE_S = 0.1 ": f"SETTLE_S = {settle_s} ",
+            "SETTLE_S = 0.1\n": f"SETTLE_S = {settle_s}\n",
             "        policy = self.policy\n": f"        with open({str(self.looks)!r}, 'a') as looks:\n"
             f"            print(idle_s, file=looks)\n        time.sleep({think_s})\n        policy = self.policy\n",
         }

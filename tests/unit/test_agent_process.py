@@ -4,6 +4,8 @@ import ast
 import hashlib
 import hmac
 import json
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -226,3 +228,23 @@ def test_of_many_at_once_one_gets_the_fence(machine: Machine) -> None:
     for thread in threads:
         thread.join()
     assert sorted(answers.values()) == [201] + [409] * 11
+
+
+BUSY = """
+import pathlib, subprocess, sys
+spin = "import pathlib, time; end = time.monotonic() + 0.7\\nwhile time.monotonic() < end: pass\\n"
+subprocess.run([sys.executable, "-c", spin + f"pathlib.Path({sys.argv[1]!r}).touch(); time.sleep(60)"])
+"""
+
+
+def test_a_fence_is_answered_once_every_worker_of_nginx_has_slept_since_it_stands(machine: Machine) -> None:
+    """On a machine whose processors are taken, one may be between its look at the fence and its connect() for long."""
+    slept = machine.root / "slept"
+    with subprocess.Popen([sys.executable, "-c", BUSY, str(slept)], start_new_session=True) as nginx:
+        try:
+            (machine.run / "nginx.pid").write_text(f"{nginx.pid}\n")
+            until(Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text, "its worker")
+            assert machine.ask("PUT", f"fence/{A}")[0] == 201
+            assert slept.exists()
+        finally:
+            os.killpg(nginx.pid, signal.SIGKILL)

@@ -161,7 +161,8 @@ def test_whoever_failed_is_not_asked_again_as_that_might_create_one_machine_afte
 
 def test_troubles_in_a_row_end_the_wait_and_those_between_answers_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     booting = said(202, {"phase": "model"})
-    function = Function(monkeypatch, *[GONE, booting] * 9, READY)
+    between: list[Answer] = [GONE, booting] * 9
+    function = Function(monkeypatch, *between, READY)
     assert function.source.wake().id == "an-id"
     assert len(function.asked) == 19
     with pytest.raises(ExollamaError, match="does not answer"):

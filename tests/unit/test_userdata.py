@@ -22,6 +22,7 @@ from client.errors import ExollamaError
 from client.model import read_header
 from client.settings import Secret
 from functions import userdata
+from tests.simulator.userdata import LOADER
 
 ROOT = Path(__file__).parents[2]
 KEY = "Planted-Key_0123456789abcdefABCDEF"
@@ -55,7 +56,7 @@ def text(**changes: Any) -> str:
 
 
 def files(**changes: Any) -> dict[str, dict[str, Any]]:
-    return {entry["path"]: entry for entry in yaml.safe_load(text(**changes))["write_files"]}
+    return {entry["path"]: entry for entry in yaml.load(text(**changes), LOADER)["write_files"]}
 
 
 def test_the_client_reads_request_and_key_back() -> None:
