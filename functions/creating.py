@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from client.boot import Progress
-from client.errors import ApiError, ExollamaError, OperationFailed, Unanswered
+from client.errors import ApiError, ExollamaError, OperationFailed, OutOfTime, Unanswered
 from functions.plan import Draft
 from functions.seams import Cloud
 
@@ -51,16 +51,24 @@ def create(
             raise
         # It is known and owned; whether it comes up shows in the list.
     except OperationFailed as error:
-        left = _by_nonce(cloud, draft.request)
-        rest = "Nothing was left behind."
-        if left:
-            rest = f"It left instance {left}, which is owned and will be removed by the reaper."
+        rest = _left_behind(cloud, draft.request)
         raise ExollamaError(f"{error} {rest} Run this again; if it goes on, try another type or zone.") from error
     if not known:
         found = _by_nonce(cloud, draft.request)
         if found is None:
             raise ExollamaError("The instance was created, but is not listed. Run this again: it is owned, and found.")
         announce(found)
+
+
+def _left_behind(cloud: Cloud, request: str) -> str:
+    """What is left of a create that failed, in words."""
+    try:
+        left = _by_nonce(cloud, request)
+    except OutOfTime:
+        return "What it left behind, if anything, is owned and will be removed by the reaper."
+    if left is None:
+        return "Nothing was left behind."
+    return f"It left instance {left}, which is owned and will be removed by the reaper."
 
 
 def _by_nonce(cloud: Cloud, request: str) -> str | None:

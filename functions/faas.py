@@ -41,8 +41,8 @@ LEAST_S: Final = 10
 HTTP_S: Final = 25.0
 """How long somebody who waits for an answer over HTTP is kept waiting: gateways give up after half a minute. Not for
 reap: who asks for that is a schedule, and an instance that does not answer takes half a minute to be sure of."""
-PATIENCE_S: Final = 5.0
-"""How long one call waits for a boot; it is asked again until the instance is ready."""
+PATIENCE_S: Final = 2.0
+"""After how long a call waits for nothing any more; it is asked again until the instance is ready."""
 ASK_S: Final = 5.0
 """How long an instance may take to answer a reaper or a look, so that three times fit into a call."""
 SPARE_S: Final = 1.0

@@ -38,6 +38,8 @@ ROUNDS: Final = 400
 """Looks at the list before giving up; they are seconds apart, and every long wait inside has a bound of its own."""
 PAUSE_S: Final = 2.0
 CREATES: Final = 3
+SHORT_REACH_S: Final = 4.0
+"""How long a run of short patience bears the silence of an instance that ought to answer."""
 WATCHDOG_S: Final = 900.0
 """How long past its idle timeout an instance that nobody reaps powers itself off: `MARGIN_S` of cloudinit/agent.py."""
 
@@ -59,9 +61,9 @@ class Provisioning:
     """One run of the protocol.
 
     `order` drafts a create call only once one is needed; `under_way` is told the id of what is created or waited for.
-    `patience_s`: this is one of many short runs, each of which goes on where the one before ended. A boot is waited for
-    so long, and then OutOfTime raised; and what an earlier run made and nobody can use is this one's to tell and to
-    end, as its maker would have: otherwise each next run would make another that fails.
+    `patience_s`: this is one of many short runs, each of which goes on where the one before ended. After so long
+    nothing is waited for any more, but OutOfTime raised; and what an earlier run made and nobody can use is this one's
+    to tell and to end, as its maker would have: otherwise each next run would make another that fails.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Provisioning:
         self.created: str | None = None
         self._condemned: set[str] = set()
         self._live: Sequence[Instance] = ()
+        self._began_s = monotonic()
         self._creates = 0
         self._unreachable: Unreachable | None = None
 
@@ -99,6 +102,7 @@ class Provisioning:
 
         Raises BootFailed, Unreachable, and what the API and the draft raise. Whatever was created is owned and will go.
         """
+        self._began_s = self.monotonic()
         for _ in range(ROUNDS):
             instance = self._choose()
             if instance is None:
@@ -297,12 +301,15 @@ class Provisioning:
 
     def _wait(self, instance: Instance, endpoint: Endpoint) -> dict[str, Any] | None:
         """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
+        reach_s = REACH_S if self.patience_s is None else SHORT_REACH_S
+        budget_s = boot_budget_s(instance, self.cloud.now(), reach_s)
         try:
             return wait_ready(
                 endpoint,
-                budget_s=boot_budget_s(instance, self.cloud.now(), self._reach_s),
+                budget_s=budget_s,
                 look=lambda: self._look(instance),
-                progress=self._patiently,
+                # What ought to have booted long ago is borne with for as long as it takes to be sure.
+                progress=self.progress if budget_s <= reach_s else self._patiently,
                 monotonic=self.monotonic,
                 sleep=self.cloud.sleep,
             )
@@ -312,15 +319,11 @@ class Provisioning:
             self._not_ready(instance, error)
         return None
 
-    @property
-    def _reach_s(self) -> float:
-        """How long silence after the boot timeout is borne."""
-        return REACH_S if self.patience_s is None else min(REACH_S, self.patience_s / 2)
-
     def _patiently(self, phase: str, percent: float | None, elapsed_s: float) -> None:
+        """A Progress that waits no longer than there is patience."""
         self.progress(phase, percent, elapsed_s)
-        if self.patience_s is not None and elapsed_s >= self.patience_s:
-            raise OutOfTime("The boot goes on. Ask again.")
+        if self.patience_s is not None and self.monotonic() - self._began_s >= self.patience_s:
+            raise OutOfTime(f"{phase}: it goes on. Ask again.")
 
     def _settled(self, instance: Instance, endpoint: Endpoint, status: dict[str, Any] | None) -> bool:
         """Whether it takes requests, knows that it is in use, and is still the one that everybody picks.
@@ -452,7 +455,7 @@ class Provisioning:
         return Outcome(instance, "kept", trouble) if trouble else None
 
     def _pause(self, phase: str) -> None:
-        self.progress(phase, None, 0.0)
+        self._patiently(phase, None, 0.0)
         self.cloud.sleep(PAUSE_S)
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+RUNTIME_COLUMNS = ("provision", "status", "reap", "refusals")
+
 
 class Tally:
     """Counts, and the table of what befell which call, how that ended, and what the second run did."""
@@ -19,6 +21,8 @@ class Tally:
         self.raced: list[str] = []
         """What hammered instances and forwarders, and what came of it."""
         self.fuzzed: Counter[str] = Counter()
+        self.runtimes: dict[str, dict[str, Any]] = {}
+        """Of each function platform's runtime: `how` it was started, and what was `shown` in it."""
 
     def plain(self) -> dict[str, Any]:
         """All of it in types that travel from one process to another."""
@@ -31,6 +35,14 @@ class Tally:
         self.searched += plain["searched"]
         self.raced += plain["raced"]
         self.fuzzed.update(plain["fuzzed"])
+        for runtime, row in plain["runtimes"].items():
+            self.shown(runtime, row["how"], *row["shown"])
+
+    def shown(self, runtime: str, how: str, *columns: str) -> None:
+        """These were shown in a runtime."""
+        assert set(columns) <= set(RUNTIME_COLUMNS)
+        shown = self.runtimes.setdefault(runtime, {"how": how, "shown": []})["shown"]
+        shown += [column for column in columns if column not in shown]
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """Headings, each with its lines; nothing where no such test ran."""
@@ -38,10 +50,19 @@ class Tally:
             yield "searched", self.searched
         if self.raced:
             yield "raced", self.raced
+        if self.runtimes:
+            yield "the functions in their runtimes", list(self._runtimes_table())
         if self.fuzzed:
             refusals = ("refused", "written again: a key")
             cases = sum(count for how, count in self.fuzzed.items() if not how.startswith(refusals))
             yield f"fuzzed: {cases:,} cases", [f"{self.fuzzed[how]:>9,} {how}" for how in sorted(self.fuzzed)]
+
+    def _runtimes_table(self) -> Iterator[str]:
+        yield f"| runtime | started as | {' | '.join(RUNTIME_COLUMNS)} |"
+        yield f"|---|---|{'---|' * len(RUNTIME_COLUMNS)}"
+        for runtime, row in sorted(self.runtimes.items()):
+            cells = ("yes" if column in row["shown"] else "no" for column in RUNTIME_COLUMNS)
+            yield f"| {runtime} | {row['how']} | {' | '.join(cells)} |"
 
     def summary(self) -> Iterator[str]:
         """A line for the faults, and one for the kills."""

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable
 from email.message import Message
 from types import SimpleNamespace
@@ -288,3 +289,103 @@ def test_a_server_that_starts_and_ends_is_answered() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     with pytest.raises(BadCall, match="speaks HTTP, not websocket"):
         asyncio.run(faas.asgi({"type": "websocket"}, receive, send))
+
+
+# -- what a server may meet
+
+
+class Endless(io.RawIOBase):
+    """A body without an end; `asked` is how much of it was read."""
+
+    asked = 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size < 1 << 20, "read without a bound"
+        self.asked += size
+        return b" " * size
+
+
+@pytest.mark.parametrize("length", ["99999999999", "9" * 5000, "-1", "", "many"])
+def test_wsgi_reads_no_more_of_a_body_than_it_may_have_and_survives_any_length(
+    monkeypatch: pytest.MonkeyPatch, length: str
+) -> None:
+    monkeypatch.setenv("EXOLLAMA_FUNCTION_TOKEN", TOKEN)
+    body = Endless()
+    environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": length, "wsgi.input": body}
+    started: list[str] = []
+    faas.wsgi(environ, lambda status, _headers: started.append(status))
+    assert started == ["401 Unauthorized"]
+    assert body.asked <= (1 << 16) + 1
+
+
+def asgi(*parts: dict[str, Any], **scope: Any) -> tuple[list[Any], int]:
+    """What was sent, and how many parts were received."""
+    sent: list[Any] = []
+    waiting = iter(parts)
+    received = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal received
+        received += 1
+        return next(waiting)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [], **scope}
+    asyncio.run(faas.asgi(given, receive, send))
+    return sent, received
+
+
+def test_asgi_receives_no_more_of_a_body_than_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXOLLAMA_FUNCTION_TOKEN", TOKEN)
+    part = {"type": "http.request", "body": b" " * 40_000, "more_body": True}
+    headers = [(b"authorization", f"Bearer {TOKEN}".encode())]
+    sent, received = asgi(*[part] * 9, headers=headers)
+    assert (sent[0]["status"], received) == (413, 2)
+
+
+def test_asgi_does_nothing_for_who_left_before_the_end_of_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faas, "answer", lambda *_: pytest.fail("it was answered"))
+    sent, _ = asgi({"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"})
+    assert sent == []
+
+
+def test_asgi_answers_in_a_thread_so_that_one_call_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def answer(_request: object) -> faas.Answer:
+        threads.append(threading.current_thread())
+        return faas.Answer(200, {})
+
+    monkeypatch.setattr(faas, "answer", answer)
+    asgi({"type": "http.request", "body": b"{}"})
+    assert threads != [threading.main_thread()]
+
+
+@only_once
+@pytest.mark.parametrize("context", [None, {}, SimpleNamespace(get_remaining_time_in_millis=lambda: None)])
+def test_a_context_that_tells_no_time_leaves_it_to_the_setting(
+    zones: Zones, events: None, context: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert faas.invoke({"action": "status"}, context)["instances"] == []
+    monkeypatch.setenv("EXOLLAMA_FUNCTION_TIMEOUT", "5")
+    with pytest.raises(faas.CallFailed, match="EXOLLAMA_FUNCTION_TIMEOUT is '5': a whole number of seconds from 10"):
+        faas.invoke({"action": "status"}, context)
+
+
+@only_once
+def test_a_limit_of_the_platforms_in_which_nothing_could_be_done_is_told(zones: Zones, events: None) -> None:
+    short = SimpleNamespace(get_remaining_time_in_millis=lambda: 2_990)
+    with pytest.raises(faas.CallFailed, match=r"leaves this call 3\.0 s, and it takes 10: raise its time limit"):
+        faas.invoke({"action": "reap"}, short)
+    assert zones.made() == []
+
+
+@only_once
+def test_an_event_of_text_that_has_a_token_in_it_shows_it_nowhere(
+    events: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(BadCall, match="The event is text") as refused:
+        faas.invoke(f'{{"token": "{TOKEN}", "action": "provision"}}')
+    assert TOKEN[:8] not in str(refused.value) + caplog.text

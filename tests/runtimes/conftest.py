@@ -19,7 +19,6 @@ from tests.simulator.lodging import Lodging
 pytest.register_assert_rewrite("tests.runtimes.drivers", "tests.lambda_api")
 
 from tests.runtimes.drivers import KEY, Runtime  # noqa: E402 - after its asserts were registered
-from tests.runtimes.tally import TALLY  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,9 +72,3 @@ def started(
 def runtime(request: pytest.FixtureRequest, started: Callable[[type[Runtime]], Runtime]) -> Runtime:
     """The one that the test's parameter names."""
     return started(request.param)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of what was shown in which runtime."""
-    for line in TALLY.table():
-        terminalreporter.write_line(line)

@@ -32,8 +32,8 @@ TOKEN = "planted-function-token-0123456789-abcdefgh"
 KEY = "planted-endpoint-key-0123456789-ABCDEFGH"
 """The endpoint key of every instance: they lodge in one machine."""
 BEARER = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-LIMIT_S = 3
-"""EXOLLAMA_FUNCTION_TIMEOUT in each runtime: short, so that a start outlasts it."""
+LIMIT_S = 12
+"""EXOLLAMA_FUNCTION_TIMEOUT in each runtime."""
 
 
 class Runtime(ABC):

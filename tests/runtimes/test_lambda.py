@@ -81,10 +81,10 @@ def test_what_fails_on_schedule_fails_the_invocation(aws: AwsLambda, cloud: Simu
 
 def test_provision_answers_before_a_short_deadline_and_creates_one_instance(aws: AwsLambda, cloud: Simulator) -> None:
     cloud.options.start_s = 30
-    for event in (function_url("POST", "/provision", None, BEARER), {"action": "provision"}):
+    for event, limit_s in ((function_url("POST", "/provision", None, BEARER), 5), ({"action": "provision"}, 10.5)):
         began = time.monotonic()
-        outcome = aws.api.invoke(event, 3.5)
-        assert time.monotonic() - began < 3.5
+        outcome = aws.api.invoke(event, 10.5)
+        assert time.monotonic() - began < limit_s
         assert outcome.kind == "response"
         if "statusCode" in outcome.said:
             assert (outcome.said["statusCode"], outcome.said["headers"]["Retry-After"]) == (202, "5")
@@ -94,14 +94,21 @@ def test_provision_answers_before_a_short_deadline_and_creates_one_instance(aws:
 
 
 def test_a_reap_that_is_cut_short_goes_on_in_the_next_invocation(aws: AwsLambda, cloud: Simulator) -> None:
-    cloud.options.operation_s = 2.0
+    cloud.options.operation_s = 8.0
     left = plant(cloud, state="stopped")
     began = time.monotonic()
-    outcome = aws.api.invoke(SCHEDULED, 3)
-    assert time.monotonic() - began < 3
+    outcome = aws.api.invoke(SCHEDULED, 10.5)
+    assert time.monotonic() - began < 10.5
     assert outcome.kind == "response"
-    assert [(one["id"], one["outcome"]) for one in outcome.said["instances"]] == [(left.id, "unfinished")]
+    assert [(one["id"], one["outcome"]) for one in outcome.said["instances"]] == [(left.id, "begun")]
     cloud.wait(lambda: cloud.instances() == [], "its end")
     outcome = aws.api.invoke(SCHEDULED, 30)
     assert (outcome.kind, outcome.said["instances"]) == ("response", [])
     assert len(cloud.called("delete-instance")) == 1
+
+
+def test_a_limit_in_which_nothing_could_be_done_is_told(aws: AwsLambda, cloud: Simulator) -> None:
+    outcome = aws.api.invoke(SCHEDULED, 3)
+    assert (outcome.kind, outcome.said["errorType"]) == ("error", "CallFailed")
+    assert "raise its time limit, to 60 s" in outcome.said["errorMessage"]
+    assert cloud.calls == []

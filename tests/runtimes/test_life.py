@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.runtimes.drivers import BEARER, KEY, RUNTIMES, TOKEN, Runtime
-from tests.runtimes.tally import TALLY
 from tests.simulator import Simulator
 from tests.simulator.driver import Answer, ask
 from tests.system.verbs import changes
+from tests.tally import TALLY
 
 pytestmark = pytest.mark.parametrize("runtime", RUNTIMES, indirect=True, ids=lambda kind: kind.package)
 
@@ -34,7 +34,7 @@ def test_the_code_that_runs_is_the_bundles(runtime: Runtime, cloud: Simulator) -
 
 
 def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, cloud: Simulator) -> None:
-    cloud.options.start_s = 1.5
+    cloud.options.start_s = 2.5
     *booting, ready = until_done(lambda: runtime.do("provision"))
     assert booting, "a start outlasts one answer"
     for answer in booting:
@@ -76,4 +76,4 @@ def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, clou
         (what, where) for what, one in (secrets | {"key": KEY}).items() for where, text in places.items() if one in text
     ] == []
     assert [what for what, one in secrets.items() for answer in (ready, again) if one in str(answer)] == []
-    TALLY.shown(runtime, "provision", "status", "reap")
+    TALLY.shown(runtime.row, runtime.how, "provision", "status", "reap")

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 
 from tests.runtimes.drivers import BEARER, RUNTIMES, TOKEN, Asgi, Google, Knative, OpenFaas, Runtime, Wsgi
-from tests.runtimes.tally import TALLY
 from tests.simulator import Simulator
+from tests.tally import TALLY
 
 WRONG = "a-secret-that-is-not-the-functions-own-0123"
 
@@ -43,7 +43,7 @@ REFUSED = [
     bad(what="no action", body=b"{}", words="No action is given"),
     bad(what="no body", body=None, words="No action is given"),
     bad(what="an unknown action", body=said(action="destroy"), words='There is no action "destroy"'),
-    bad(what="an action that is a number", body=said(action=7), words="No action is given"),
+    bad(what="an action that is a number", body=said(action=7), words="There is no action 7"),
     bad(what="an unknown parameter", body=said(action="provision", force=True), words="has no parameter"),
     bad(what="a parameter of another type", body=said(action="reap", dry_run="maybe"), words="true or false"),
     bad(what="two actions", path="/?action=status", body=said(action="reap"), words="Two different actions"),
@@ -76,7 +76,7 @@ def test_bad_input_is_answered_in_a_sentence_and_nothing_is_done(runtime: Runtim
         places = (str(answer), runtime.said)
         assert [secret for secret in (TOKEN, WRONG) if any(secret in place for place in places)] == [], one.what
     assert cloud.calls == []
-    TALLY.shown(runtime, "refusals")
+    TALLY.shown(runtime.row, runtime.how, "refusals")
 
 
 @pytest.mark.parametrize(

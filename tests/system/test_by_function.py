@@ -51,8 +51,9 @@ class Quiet(WSGIRequestHandler):
 @pytest.fixture
 def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
     """One that has the credentials and little time for each answer, in an environment that only it sees."""
-    own = {**user.env, "EXOLLAMA_FUNCTION_TOKEN": TOKEN, "EXOLLAMA_FUNCTION_TIMEOUT": "3"}
+    own = {**user.env, "EXOLLAMA_FUNCTION_TOKEN": TOKEN}
     monkeypatch.setattr(faas, "os", SimpleNamespace(environ=own))
+    monkeypatch.setattr(faas, "PATIENCE_S", 0.3)
     impatient = {**(faas.handle.__kwdefaults__ or {}), "sleep": lambda seconds: time.sleep(0.03)}
     monkeypatch.setattr(faas.handle, "__kwdefaults__", impatient)
     function = Function()
