@@ -92,8 +92,7 @@ class Provisioning:
         self.under_way = under_way
         self.created: str | None = None
         self._condemned: set[str] = set()
-        self._live: Sequence[Instance] = ()
-        self._began_s = monotonic()
+        self._began_s = 0.0
         self._creates = 0
         self._unreachable: Unreachable | None = None
 
@@ -102,7 +101,8 @@ class Provisioning:
 
         Raises BootFailed, Unreachable, and what the API and the draft raise. Whatever was created is owned and will go.
         """
-        self._began_s = self.monotonic()
+        if self.patience_s is not None:
+            self._began_s = self.monotonic()
         for _ in range(ROUNDS):
             instance = self._choose()
             if instance is None:
@@ -136,7 +136,6 @@ class Provisioning:
             # instance would both give way.
             ours = self._ours(others=live)
             live = sorted([*live, *ours], key=lambda i: i.age_key)
-        self._live = live
         for instance in sorted(live, key=lambda i: i.state in ("stopping", "stopped")):
             if instance.id in self._condemned or self._is_condemned(instance):
                 continue
@@ -215,7 +214,8 @@ class Provisioning:
 
         Only one that says itself that it never was ready is ended; silent ones may be another's, and in use.
         """
-        others = [i for i in self._live if i.age_key > chosen.age_key and i.state == "running" and i.address]
+        live = owned_live(self.cloud.list_instances(), self.name)
+        others = [i for i in live if i.age_key > chosen.age_key and i.state == "running" and i.address]
         if not others or not self._boots_or_is_ready(chosen.id):
             return
         for one in others:
