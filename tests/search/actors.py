@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from client import activity, errors
-from client.errors import ExollamaError
+from client.errors import ExollamaError, OutOfTime
 from client.model import Instance
 from client.settings import Secret
 from functions import creating, deeds, plan, protocol
@@ -38,6 +38,8 @@ A provisioner compares what it reads with what it wrote, so it knows its index, 
 """
 
 
+POLLS = 4
+"""How often somebody asks a function before giving up."""
 Place = tuple[Any, ...]
 """Where code stands: its frames, each with its local variables."""
 
@@ -260,15 +262,13 @@ def reaper(context: Context) -> object:
     return [protocol.reap_one(cloud, connect, one).outcome for one in cloud.list_instances() if one.owned]
 
 
-def provisioner(context: Context) -> object:
-    """One pipeline: provision, then a request to what was handed out."""
+def provisioning(context: Context, orders: list[int], patience_s: float | None = None) -> Provisioning:
+    """One run of the protocol; `orders` counts what is ordered."""
     cloud = Cloud(context)
-    orders = 0
 
     def order() -> Draft:
-        nonlocal orders
-        orders += 1
-        request = f"{context.index}{orders:x}" * 16
+        orders[0] += 1
+        request = f"{context.index}{orders[0]:x}" * 16
         now = cloud.now()
         body = {"labels": plan.owned_labels(fakes.settings(), request, now, now + timedelta(days=7))}
         return Draft(
@@ -276,17 +276,38 @@ def provisioner(context: Context) -> object:
             zone=cloud.zone, hourly_cost=None,
         )  # fmt: skip
 
-    run = Provisioning(
+    return Provisioning(
         cloud, lambda seen, _: Endpoint(context, seen.id, boot_only=True), order, "exollama", note=lambda _: None,
-        progress=lambda *_: None, monotonic=lambda: float(context.now_s),
+        progress=lambda *_: None, patience_s=patience_s,
+        monotonic=(lambda: float(context.now_s)) if patience_s is None else lambda: 0.0,
     )  # fmt: skip
+
+
+def provisioner(context: Context) -> object:
+    """One pipeline: provision, then a request to what was handed out."""
     try:
-        found = run.run().instance.id
+        found = provisioning(context, [0]).run().instance.id
         context.ask("begin", found)
     except ExollamaError as error:
         context.ask("failed", str(error))
     else:
         context.ask("end", found)
+    return None
+
+
+def poller(context: Context) -> object:
+    """Somebody who asks a function until it is ready: runs without patience, none of which knows of those before."""
+    orders = [0]
+    for _poll in range(POLLS):
+        try:
+            found = provisioning(context, orders, 0.0).run().instance.id
+            context.ask("begin", found)
+        except OutOfTime:
+            continue
+        except ExollamaError:
+            return None
+        context.ask("end", found)
+        return None
     return None
 
 
@@ -359,8 +380,17 @@ def watchdog(context: Context) -> object:
     return None
 
 
+CREATORS = ("provisioner", "poller")
+"""Programs that create: what they order, and how they fence, tells them apart."""
+
+
+def index_of(program: str, number: int) -> str:
+    """A hex digit for each of those who create, the same for all others."""
+    return f"{(number + 8 * CREATORS.index(program)) % 16:x}" if program in CREATORS else SELF
+
+
 PROGRAMS: dict[str, Callable[[Context], object]] = {
-    "reaper": reaper, "provisioner": provisioner, "client": client, "curl": curl, "guest": guest,
+    "reaper": reaper, "provisioner": provisioner, "poller": poller, "client": client, "curl": curl, "guest": guest,
     "watchdog": watchdog,
 }  # fmt: skip
 

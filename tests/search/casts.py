@@ -80,6 +80,14 @@ SMALL: dict[str, Cast] = {
         world=world(), actors=("provisioner", "provisioner", "guest"),
     ),
     "three pipelines": Cast(why="from nothing", world=world(strict=True), actors=("provisioner",) * 3),
+    "two who poll": Cast(
+        why="a function asked by two at once, none of whose runs knows of those before: both get the same one",
+        world=world(), actors=("poller", "poller"),
+    ),
+    "one who polls, a pipeline, a guest": Cast(
+        why="what a run finds beside a good one is ended, unless somebody uses it", world=world(),
+        actors=("poller", "provisioner", "guest"),
+    ),
     "two pipelines, lists that lag": Cast(
         why="new instances show in lists some time later, a reaper beside them",
         world=world(lag=True), actors=("provisioner", "provisioner", "reaper"),
@@ -251,6 +259,10 @@ WEAKENINGS: dict[str, Weakening] = {
     "surplus instance not shut first": Weakening(
         weakened=lambda: patch.object(provisioning, "drain", unshut),
         cast=SMALL["two pipelines, and a guest of the younger"], violation="a request that new-1 accepted was cut",
+    ),
+    "another run's surplus not shut first": Weakening(
+        weakened=lambda: patch.object(provisioning, "drain", unshut),
+        cast=SMALL["one who polls, a pipeline, a guest"], violation="a request that new-1 accepted was cut",
     ),
     "created without its labels": Weakening(
         weakened=lambda: patch.object(plan, "owned_labels", lambda *_: {}),

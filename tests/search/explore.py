@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from tests.search import world as worlds
-from tests.search.actors import SELF, Call, Context, Pending, Place, run, searchable, substituted
+from tests.search.actors import CREATORS, Call, Context, Pending, Place, index_of, run, searchable, substituted
 from tests.search.machine import verdict
 from tests.search.report import Cast, Report, Words, shown
 from tests.search.settle import settle
@@ -110,9 +110,9 @@ class Search:
     def _run(self, actor: Actor) -> tuple[Call | None, bool, int, bool]:
         """The next call, whether the last answer's time counted, the place's first history, whether it did much."""
         program, history = actor.program, actor.history
-        name = actor.name if program == "provisioner" else program
+        name = actor.name if program in CREATORS else program
         if (name, history) not in self._calls:
-            context = Context(self.recorded(history), f"{actor.number:x}" if program == "provisioner" else SELF)
+            context = Context(self.recorded(history), index_of(program, actor.number))
             try:
                 run(program, context)
             except Pending:
@@ -240,7 +240,7 @@ class Search:
         count, before = 0, ""
         for place, actor in enumerate(ordered):
             program, index, history = actor
-            if program == "provisioner":
+            if program in CREATORS:
                 continue
             count, before = (count + 1 if program == before else 0), program
             if not plain:

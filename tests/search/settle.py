@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.search import world as worlds
-from tests.search.actors import SELF, Call, Context, run, substituted
+from tests.search.actors import Call, Context, index_of, run, substituted
 from tests.search.machine import Rig, verdict
 from tests.search.world import Answer, Violation, World
 
@@ -40,7 +40,7 @@ class Theatre:
         return answer, self.world.now
 
     def run(self, program: str, index: int = 14, history: Recorded = (), target: str = "m1") -> object:
-        context = Context(history, f"{index:x}" if program == "provisioner" else SELF, target=target)
+        context = Context(history, index_of(program, index), target=target)
         context.live = lambda call: self.perform(program, index, call)
         return run(program, context)
 

@@ -74,7 +74,7 @@ def _api(deed: Callable[..., tuple[World, Answer]]) -> Callable[..., tuple[World
 
 def _list(world: World, actor: str) -> tuple[World, Answer]:
     """Lists have no order that one could rely on: every second pipeline sees them the other way round."""
-    order = -1 if actor == "provisioner1" else 1
+    order = -1 if actor in ("provisioner1", "poller1") else 1
     return world, ("value", tuple(view(m, whole=False) for m in world.machines[::order] if m.listed))
 
 
@@ -194,7 +194,7 @@ def _begin(world: World, machine: Machine, _rig: Rig, actor: str) -> tuple[World
     if machine.fence.owner is not None:
         return world.having(machine._replace(asked=machine.asked + 1, active_at=world.now)), ("error", "Draining")
     flying = tuple(sorted((*machine.in_flight, actor)))
-    if actor.startswith("provisioner"):
+    if actor.startswith(("provisioner", "poller")):
         world = world._replace(handed_out=tuple(sorted({*world.handed_out, machine.id})))
         if world.strict and len(world.handed_out) > 1:
             raise Violation(f"pipelines got different instances: {', '.join(world.handed_out)}")
