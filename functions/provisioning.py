@@ -1,13 +1,12 @@
 """The provision protocol for one name in one zone: find, start or create, wait, and settle on one of several.
 
 Idempotent, and safe beside other runs of itself: everybody picks the oldest healthy instance, and a loser deletes its
-own only while that is not yet ready. Like `functions.protocol`, over the same two seams, without a clock or socket of
-its own.
+own only while that is not yet ready. Neighbours: `functions.creating` creates, `functions.leftovers` ends. Like
+`functions.protocol`, over the same two seams, without a clock or socket of its own.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from client import activity
@@ -27,9 +26,10 @@ from client.errors import (
 from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
+from functions.leftovers import Leftovers
 from functions.plan import Draft
-from functions.policy import Decision, Verb, by_probe, by_surplus, may_start
-from functions.protocol import ASKS, Outcome, act, drain, fresh_owner, vouched
+from functions.policy import may_start
+from functions.protocol import vouched
 from functions.seams import Cloud, Connect, Endpoint
 
 Note = Callable[[str], None]
@@ -40,8 +40,6 @@ PAUSE_S: Final = 2.0
 CREATES: Final = 3
 SHORT_REACH_S: Final = 4.0
 """How long a run of short patience bears the silence of an instance that ought to answer."""
-WATCHDOG_S: Final = 900.0
-"""How long past its idle timeout an instance that nobody reaps powers itself off: `MARGIN_S` of cloudinit/agent.py."""
 
 
 class Superseded(Exception):
@@ -90,6 +88,7 @@ class Provisioning:
         self.keep_failed = keep_failed
         self.patience_s = patience_s
         self.under_way = under_way
+        self.leftovers = Leftovers(cloud, connect)
         self.created: str | None = None
         self._condemned: set[str] = set()
         self._began_s = 0.0
@@ -154,7 +153,7 @@ class Provisioning:
                     f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: exollama "
                     "reap. Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
-            self._end_broken(instance)
+            self._ended_if_ours(instance)
             return True
         if instance.state != "stopped" or may_start(instance, self.cloud.now()):
             return False
@@ -165,8 +164,14 @@ class Provisioning:
                 "happens again.",
                 phase=instance.state,
             )
-        self._end_broken(instance)
+        self._ended_if_ours(instance)
         return True
+
+    def _ended_if_ours(self, instance: Instance) -> None:
+        """End one in error, or off, that an earlier run made, and raise that."""
+        if self.patience_s is not None:
+            self._condemned.add(instance.id)
+            self.leftovers.end_broken(instance)
 
     def _is_hopeless(self, instance: Instance) -> bool:
         """Whether one that runs will take no requests: silent, a failed or overdue boot, or committed to going."""
@@ -207,7 +212,7 @@ class Provisioning:
         ours, self.created = self.created, None
         self._condemned.add(ours)
         self.note(f"Another run made {older.id} first: using that one.")
-        self.note(self._removed(ours))
+        self.note(self.leftovers.removed(ours))
 
     def _end_surplus(self, chosen: Instance) -> None:
         """End what runs before this one made beside a good one, at the same time: none of them came back to give way.
@@ -222,7 +227,7 @@ class Provisioning:
             status = self._status(one.id)
             if status and failure(status) is None and status["boot"]["phase"] != "ready":
                 self._condemned.add(one.id)
-                self.note(f"{chosen.id} was made first. {self._removed(one.id)}")
+                self.note(f"{chosen.id} was made first. {self.leftovers.removed(one.id)}")
 
     def _boots_or_is_ready(self, instance_id: str) -> bool:
         status = self._status(instance_id)
@@ -367,10 +372,10 @@ class Provisioning:
                 f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
             )
             if not self.keep_failed:
-                rest = f"{self._removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
+                rest = f"{self.leftovers.removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
             raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
         if self.patience_s is not None and error.phase != UNREACHABLE:
-            self._end_as_its_maker(instance, error)
+            self.leftovers.end_as_its_maker(instance, error)
         self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
         if error.phase == UNREACHABLE:
             # Our own network may be the reason, and a new instance would cost without being reachable either: so
@@ -381,78 +386,10 @@ class Provisioning:
                 "again."
             )
 
-    def _end_as_its_maker(self, instance: Instance, error: BootFailed) -> None:
-        """End what a run before this one made, and raise why. Returns where it is kept to be looked at, or gone."""
-        kept = False
-
-        def judge(status: dict[str, Any]) -> Decision:
-            nonlocal kept
-            decision = by_probe(seen, self.cloud.now(), status)
-            kept = decision.verb is Verb.KEEP
-            return decision
-
-        try:
-            seen = self.cloud.get_instance(instance.id)
-            outcome = self._drained(seen, judge)
-        except NotFound:
-            return
-        if not kept:
-            rest = f"{_became(instance.id, outcome)} Asking again makes another."
-            raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
-
-    def _end_broken(self, instance: Instance) -> None:
-        """End what a run before this one made and that never got ready: in error, or off. Raises BootFailed then.
-
-        What is older than a boot takes, or may have powered itself off for want of use, is left to the reaper.
-        """
-        since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
-        boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
-        if self.patience_s is None or since > boot:
-            return
-        self._condemned.add(instance.id)
-        try:
-            outcome = act(self.cloud, instance, Decision(Verb.DESTROY, f"in state {instance.state}, and never ready"))
-        except NotFound:
-            return
-        raise BootFailed(
-            f"Instance {instance.id} is {'off' if instance.state == 'stopped' else 'in state error'}, and never was "
-            f"ready. {_became(instance.id, outcome)} Asking again makes another; if that goes on, try another "
-            "EXOSCALE_INSTANCE_TYPE or zone.",
-            phase=instance.state,
-        )
-
     def _vanished(self, instance: Instance) -> None:
         if instance.id == self.created:
             self._ours(others=owned_live(self.cloud.list_instances(), self.name))  # raises where it was the only one
         self._condemned.add(instance.id)
-
-    def _removed(self, instance_id: str) -> str:
-        """End one that this run made, unless it got ready; what became of it, in words. It is owned, so it will go."""
-        try:
-            outcome = self._end(self.cloud.get_instance(instance_id))
-        except NotFound:
-            return f"Instance {instance_id} is gone."
-        except ExollamaError as error:
-            return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
-        return _became(instance_id, outcome)
-
-    def _end(self, instance: Instance) -> Outcome:
-        """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
-        return self._drained(instance, by_surplus) or act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
-
-    def _drained(self, instance: Instance, judge: Callable[[dict[str, Any]], Decision]) -> Outcome | None:
-        """What became of it through its fence; None where it is silent each time."""
-        header, trouble = instance.header(), ""
-        owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
-        for attempt in range(ASKS if header else 0):
-            if attempt:
-                self.cloud.sleep(PAUSE_S)
-            assert header
-            try:
-                return drain(self.cloud, self.connect(instance, header.key), instance, judge, owner=owner)
-            except EndpointError as error:
-                trouble = trouble if error.silent else str(error)
-        return Outcome(instance, "kept", trouble) if trouble else None
 
     def _pause(self, phase: str) -> None:
         self._patiently(phase, None, 0.0)
@@ -462,16 +399,3 @@ class Provisioning:
 def _is_committed(status: dict[str, Any]) -> bool:
     """Whether somebody has committed to the instance's removal, by what it says of its fence."""
     return bool((status.get("fence") or {}).get("committed"))
-
-
-def _became(instance_id: str, outcome: Outcome | None) -> str:
-    """What became of an instance that was to be ended, in words; None: it was silent."""
-    if outcome is None:
-        return f"Instance {instance_id} is silent now, and left to the reaper."
-    if outcome.outcome == "destroyed":
-        return f"Instance {instance_id} was destroyed."
-    if outcome.outcome == "begun":
-        return f"Instance {instance_id} is being destroyed."
-    if outcome.outcome == "kept":
-        return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
-    return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."

@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 from client.model import Instance
-from functions import plan, policy, protocol, provisioning
+from functions import leftovers, plan, policy, protocol, provisioning
 from functions.policy import Decision, Verb
 from tests import fakes
 from tests.fakes import NOW, label_map
@@ -257,11 +257,11 @@ WEAKENINGS: dict[str, Weakening] = {
         cast=Cast(world=world(idle(), crashes=1), actors=("reaper", "curl")), violation="a fence stands for good: m1",
     ),
     "surplus instance not shut first": Weakening(
-        weakened=lambda: patch.object(provisioning, "drain", unshut),
+        weakened=lambda: patch.object(leftovers, "drain", unshut),
         cast=SMALL["two pipelines, and a guest of the younger"], violation="a request that new-1 accepted was cut",
     ),
     "another run's surplus not shut first": Weakening(
-        weakened=lambda: patch.object(provisioning, "drain", unshut),
+        weakened=lambda: patch.object(leftovers, "drain", unshut),
         cast=SMALL["one who polls, a pipeline, a guest"], violation="a request that new-1 accepted was cut",
     ),
     "created without its labels": Weakening(

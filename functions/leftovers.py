@@ -1,0 +1,107 @@
+"""Ending what was made and is of no use: one too many, a failed boot, one that broke; and saying what became of it.
+
+Neighbours: `functions.provisioning` finds what this run, or runs before it, made and nobody can use;
+`functions.protocol` drains and acts. Like them without a clock or socket of its own.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from client.errors import BootFailed, EndpointError, ExollamaError, NotFound
+from client.model import Instance
+from functions.policy import Decision, Verb, by_probe, by_surplus
+from functions.protocol import ASKS, Outcome, act, drain, fresh_owner
+from functions.seams import Cloud, Connect
+
+PAUSE_S: Final = 2.0
+WATCHDOG_S: Final = 900.0
+"""How long past its idle timeout an instance that nobody reaps powers itself off: `MARGIN_S` of cloudinit/agent.py."""
+
+
+class Leftovers:
+    """Ends them in one zone."""
+
+    def __init__(self, cloud: Cloud, connect: Connect) -> None:
+        self.cloud = cloud
+        self.connect = connect
+
+    def removed(self, instance_id: str) -> str:
+        """End one that this run made, unless it got ready; what became of it, in words. It is owned, so it will go."""
+        try:
+            outcome = self._end(self.cloud.get_instance(instance_id))
+        except NotFound:
+            return f"Instance {instance_id} is gone."
+        except ExollamaError as error:
+            return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
+        return _became(instance_id, outcome)
+
+    def _end(self, instance: Instance) -> Outcome:
+        """Shut and destroy it; without its word where it is silent as often as a reaper asks."""
+        return self._drained(instance, by_surplus) or act(self.cloud, instance, Decision(Verb.DESTROY, "not needed"))
+
+    def _drained(self, instance: Instance, judge: Callable[[dict[str, Any]], Decision]) -> Outcome | None:
+        """What became of it through its fence; None where it is silent each time."""
+        header, trouble = instance.header(), ""
+        owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
+        for attempt in range(ASKS if header else 0):
+            if attempt:
+                self.cloud.sleep(PAUSE_S)
+            assert header
+            try:
+                return drain(self.cloud, self.connect(instance, header.key), instance, judge, owner=owner)
+            except EndpointError as error:
+                trouble = trouble if error.silent else str(error)
+        return Outcome(instance, "kept", trouble) if trouble else None
+
+    def end_as_its_maker(self, instance: Instance, error: BootFailed) -> None:
+        """End what a run before this one made, and raise why. Returns where it is kept to be looked at, or gone."""
+        kept = False
+
+        def judge(status: dict[str, Any]) -> Decision:
+            nonlocal kept
+            decision = by_probe(seen, self.cloud.now(), status)
+            kept = decision.verb is Verb.KEEP
+            return decision
+
+        try:
+            seen = self.cloud.get_instance(instance.id)
+            outcome = self._drained(seen, judge)
+        except NotFound:
+            return
+        if not kept:
+            rest = f"{_became(instance.id, outcome)} Asking again makes another."
+            raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
+
+    def end_broken(self, instance: Instance) -> None:
+        """End what a run before this one made and that never got ready: in error, or off. Raises BootFailed then.
+
+        What is older than a boot takes, or may have powered itself off for want of use, is left to the reaper.
+        """
+        since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
+        boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
+        if since > boot:
+            return
+        try:
+            outcome = act(self.cloud, instance, Decision(Verb.DESTROY, f"in state {instance.state}, and never ready"))
+        except NotFound:
+            return
+        raise BootFailed(
+            f"Instance {instance.id} is {'off' if instance.state == 'stopped' else 'in state error'}, and never was "
+            f"ready. {_became(instance.id, outcome)} Asking again makes another; if that goes on, try another "
+            "EXOSCALE_INSTANCE_TYPE or zone.",
+            phase=instance.state,
+        )
+
+
+def _became(instance_id: str, outcome: Outcome | None) -> str:
+    """What became of an instance that was to be ended, in words; None: it was silent."""
+    if outcome is None:
+        return f"Instance {instance_id} is silent now, and left to the reaper."
+    if outcome.outcome == "destroyed":
+        return f"Instance {instance_id} was destroyed."
+    if outcome.outcome == "begun":
+        return f"Instance {instance_id} is being destroyed."
+    if outcome.outcome == "kept":
+        return f"Instance {instance_id} is left to the reaper: {outcome.reason}."
+    return f"Instance {instance_id} was {outcome.reason}. It may still run and cost."
