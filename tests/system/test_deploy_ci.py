@@ -1,7 +1,11 @@
 """deploy/'s GitHub action and GitLab template, their steps run as they stand, and programs that then ask localhost."""
 
 import os
+import re
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 
 from tests.simulator import Seen, Simulator
 from tests.system.runners import GITHUB, GITLAB, Failed, GitHubJob, GitLabJob, dotenv, load, plant_exollama
-from tests.system.verbs import let_pass
+from tests.system.verbs import ROOT, changes, let_pass
 
 MODEL = "granite3.1-dense:8b"
 EXAMPLE = load(GITHUB / "example-workflow.yml")["jobs"]["test"]["steps"]
@@ -27,7 +31,8 @@ def only(cloud: Simulator) -> Seen:
 def plant_stub(where: Path, serve: str) -> None:
     """In the place of exollama something that says what it was given, and does as told when it is to serve."""
     where.parent.mkdir(parents=True)
-    where.write_text(f'#!/bin/sh\n[ "$1" = serve ] || {{ env | grep ^EXOSCALE_; exit; }}\n{serve}\n')
+    says = "env | grep -E '^(EXOSCALE_.*|LISTEN|PYTHON)=' >&2"
+    where.write_text(f'#!/bin/sh\necho "exollama was asked to $1" >&2\n{says}\n[ "$1" = serve ] || exit 0\n{serve}\n')
     where.chmod(0o755)
 
 
@@ -71,10 +76,17 @@ def given(**more: str) -> dict[str, str]:
     return {**step["with"], "listen": ANYWHERE, "python": sys.executable, **more}
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind_its_mask(
     cloud: Simulator, job: GitHubJob
 ) -> None:
-    job.use(GITHUB, given(), "ollama")
+    place = f"127.0.0.1:{free_port()}"
+    job.use(GITHUB, given(listen=place), "ollama")
     seen, outputs = only(cloud), job.steps["ollama"]["outputs"]
     assert outputs.keys() == {"forwarder", "url", "id", "model"}
     assert (outputs["url"], outputs["id"], outputs["model"]) == (seen.url, seen.id, MODEL)
@@ -87,22 +99,26 @@ def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind
     job.run(ask | {"run": ask["run"].replace("http://localhost:11434", outputs["forwarder"])})
     assert "Why is the sky blue?" in job.log
 
-    # Used again in the same job, it shares the instance.
-    job.use(GITHUB, given(), "again")
-    again = job.steps["again"]["outputs"]
-    assert again["id"] == only(cloud).id == seen.id
-    assert again["forwarder"] != outputs["forwarder"]
+    # Used again in the same job, it shares instance and forwarder; for another instance the port is taken.
+    job.use(GITHUB, given(listen=place), "again")
+    assert job.steps["again"]["outputs"] == outputs
+    [forwarder] = job.left()
+    with pytest.raises(Failed, match=r"is taken(.*\n)*::error title=exollama::.* set the input listen"):
+        job.use(GITHUB, given(listen=place, name="another"), "another")
+    assert only(cloud).id == seen.id
+    assert list(job.left()) == [forwarder], "it goes on for the first one"
 
     assert (job.env["EXOSCALE_OLLAMA_KEY"], job.env["EXOLLAMA_INSTANCE_ID"]) == (seen.key, seen.id)
     secrets = (seen.key, cloud.secret)
     shown = [line for line in job.raw.splitlines() if any(secret in line for secret in secrets)]
     assert shown == [f"::add-mask::{seen.key}"] * 2
-    forwarders = list(job.left())
-    arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in forwarders]
-    assert len(forwarders) == sum("serve" in one for one in arguments) == 2, "they end with the job only"
+    arguments = Path(f"/proc/{forwarder}/cmdline").read_text()
+    assert "serve" in arguments
+    ignored = re.findall(r"^SigIgn:\s*([0-9a-f]+)$", Path(f"/proc/{forwarder}/status").read_text(), re.MULTILINE)
+    assert int(ignored[0], 16) & 1 << signal.SIGHUP - 1, "it ends with the job, not with the step's terminal"
     logs = [path.read_text() for path in job.temp.glob("exollama-forwarder.*/*")]
-    assert len(logs) == 4
-    assert not [place for place in [*outputs.values(), *arguments, *logs] if any(secret in place for secret in secrets)]
+    assert len(logs) == 2 * len(["address", "log", "pid"])
+    assert not [place for place in [*outputs.values(), arguments, *logs] if any(secret in place for secret in secrets)]
 
     # Killed wherever it is, the job leaves an instance that the scheduled reaper removes once it is idle.
     job.end()
@@ -113,17 +129,80 @@ def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind
     assert cloud.instances() == []
 
 
+def said_by_stub(job: GitHubJob) -> dict[str, str]:
+    """What the stub was given."""
+    return dict(line.split("=", 1) for line in job.raw.splitlines() if re.match(r"(EXOSCALE_\w+|LISTEN|PYTHON)=", line))
+
+
 def test_an_input_that_is_not_given_leaves_the_jobs_own_variable_as_it_is(stubbed: GitHubJob) -> None:
     stubbed.env |= {"EXOSCALE_INSTANCE_NAME": "of-the-job", "EXOSCALE_IDLE_TIMEOUT": "1200"}
     with pytest.raises(Failed):
         stubbed.use(GITHUB, given(name="", **{"idle-timeout": "900"}), "ollama")
-    assert {line for line in stubbed.raw.splitlines() if line.startswith("EXOSCALE_")} == {
-        *(f"{name}={value}" for name, value in NOBODY.items()),
-        "EXOSCALE_ZONE=",
-        "EXOSCALE_INSTANCE_NAME=of-the-job",
-        "EXOSCALE_OLLAMA_MODEL=",
-        "EXOSCALE_IDLE_TIMEOUT=900",
+    assert said_by_stub(stubbed) == {
+        **NOBODY,
+        "EXOSCALE_ZONE": "",
+        "EXOSCALE_INSTANCE_NAME": "of-the-job",
+        "EXOSCALE_OLLAMA_MODEL": "",
+        "EXOSCALE_IDLE_TIMEOUT": "900",
+        "LISTEN": ANYWHERE,
+        "PYTHON": sys.executable,
     }
+
+
+def test_every_input_reaches_its_variable(stubbed: GitHubJob) -> None:
+    inputs = {"zone": "de-fra-1", "name": "mine", "model": "llama3.2", "idle-timeout": "77", "listen": "127.0.0.1:9"}
+    inputs |= {"exoscale-api-key": "EXOgiven", "exoscale-api-secret": "given-secret", "python": sys.executable}
+    assert load(GITHUB / "action.yml")["inputs"].keys() == inputs.keys()
+    with pytest.raises(Failed):
+        stubbed.use(GITHUB, inputs, "ollama")
+    assert said_by_stub(stubbed) == {
+        "EXOSCALE_API_KEY": "EXOgiven",
+        "EXOSCALE_API_SECRET": "given-secret",
+        "EXOSCALE_ZONE": "de-fra-1",
+        "EXOSCALE_INSTANCE_NAME": "mine",
+        "EXOSCALE_OLLAMA_MODEL": "llama3.2",
+        "EXOSCALE_IDLE_TIMEOUT": "77",
+        "LISTEN": "127.0.0.1:9",
+        "PYTHON": sys.executable,
+    }
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "0.0.0.0:0", "taken"])
+def test_where_the_forwarder_cannot_listen_nothing_is_created(empty: Simulator, job: GitHubJob, listen: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}" if listen == "taken" else listen
+        with pytest.raises(Failed, match="nothing was provisioned"):
+            job.use(GITHUB, given(listen=place), "ollama")
+    assert changes(empty) == []
+    assert list(job.left()) == []
+
+
+def test_a_cancelled_step_ends_provision_and_hands_nothing_on(empty: Simulator, job: GitHubJob) -> None:
+    empty.boot(never="model")
+
+    def step() -> None:
+        with pytest.raises(Failed):
+            job.use(GITHUB, given(), "ollama")
+        ended.append(job.code)
+
+    ended: list[int] = []
+    running = threading.Thread(target=step)
+    running.start()
+    empty.wait(empty.instances, "an instance is made")
+    # The runner's signal reaches the first process of the step only.
+    [first] = [pid for pid in job.left() if _parent(pid) == os.getpid()]
+    os.kill(first, signal.SIGTERM)
+    running.join(20)
+    assert ended == [143]
+    assert list(job.left()) == [], "neither provision nor the forwarder is left"
+    assert job.env == dict(empty.env.items() - job.secrets.items())
+    assert "::add-mask::" not in job.raw
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_forwarder_that_cannot_listen_fails_the_step_with_the_end_of_its_log(stubbed: GitHubJob) -> None:
@@ -131,15 +210,38 @@ def test_a_forwarder_that_cannot_listen_fails_the_step_with_the_end_of_its_log(s
         stubbed.use(GITHUB, given(), "ollama")
 
 
-def test_without_a_python_that_will_do_the_install_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (None, r"::error title=exollama::no-python-here is missing or older than 3\.11"),
+        ("3.10.99", r"::error title=exollama::.*3\.10\.99 is missing or older than 3\.11"),
+        ("3.11.0", r"^asked for -m venv"),
+    ],
+)
+def test_without_a_python_that_will_do_the_install_says_what_to_do(
+    tmp_path: Path, version: str | None, said: str
+) -> None:
     job = github(tmp_path, NOBODY)
-    old = tmp_path / "python3.10"
-    old.write_text("#!/bin/sh\nexit 1\n")
-    old.chmod(0o755)
-    for python in ("no-python-here", str(old)):
-        with pytest.raises(Failed, match=r"::error title=exollama::.* is missing or older than 3\.11"):
-            job.use(GITHUB, given(python=python), "ollama")
+    with pytest.raises(Failed, match=said):
+        job.use(GITHUB, given(python=python_of(tmp_path, version) if version else "no-python-here"), "ollama")
     assert not (job.temp / "exollama").exists()
+
+
+def python_of(folder: Path, version: str) -> str:
+    """A Python that answers as one of this version would, and makes no virtual environment."""
+    numbers = tuple(map(int, version.split(".")))
+    code = f"import sys; sys.version_info = {numbers}; exec(sys.argv[1])"
+    path = folder / f"python{version}"
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] || {{ echo "asked for $*"; exit 1; }}\nexec \'{sys.executable}\' -c \'{code}\' "$2"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_to_start_what_is_not_installed_says_what_comes_first(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match=r"::error title=exollama::exollama is not installed in .*'start.sh install' first"):
+        github(tmp_path, NOBODY).run({"run": f"bash '{GITHUB}/start.sh' start"})
 
 
 def test_the_workflows_hand_secrets_over_as_variables_and_ask_for_no_rights_but_to_read() -> None:
@@ -149,6 +251,29 @@ def test_the_workflows_hand_secrets_over_as_variables_and_ask_for_no_rights_but_
         steps = [step for one in workflow["jobs"].values() for step in one["steps"]]
         assert all(one["timeout-minutes"] for one in workflow["jobs"].values())
         assert not [step for step in steps if "${{" in step.get("run", "")]
+
+
+ON = True  # what YAML makes of the word
+TRIGGERS = {
+    # pull_request_target would hand the secrets to what a stranger proposes; pull_request from a fork has none.
+    "example-workflow.yml": {"push": None, "workflow_dispatch": None},
+    # Every ten minutes, as cron's, and off the full hour, when GitHub is late.
+    "reap.yml": {"schedule": [{"cron": "3-59/10 * * * *"}], "workflow_dispatch": None},
+}
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_workflow_runs_when_it_should_and_never_for_a_stranger(name: str) -> None:
+    assert load(GITHUB / name)[ON] == TRIGGERS[name]
+
+
+def test_every_place_names_the_same_revision_of_this_repository() -> None:
+    places = [ROOT / "README.md", GITLAB, *GITHUB.glob("*.yml")]
+    pattern = r"(?:/deploy/github@|/exollama@|ref: )([\w.]+)"
+    found = {path.name: set(re.findall(pattern, path.read_text())) for path in places}
+    assert {name: refs for name, refs in found.items() if refs} == dict.fromkeys(
+        ("README.md", GITLAB.name, "example-workflow.yml", "reap.yml"), {"main"}
+    )
 
 
 # -- GitLab
@@ -166,7 +291,7 @@ class Project:
         self._variables = {
             **variables,
             "PATH": f"{pythons}{os.pathsep}{os.environ['PATH']}",
-            "EXOLLAMA_PACKAGE": "git+https://gitlab.example/group/exollama@v0.1.0",
+            "EXOLLAMA_PACKAGE": "git+https://gitlab.example/group/exollama@main",
             "EXOLLAMA_LISTEN": ANYWHERE,
         }
 
@@ -232,6 +357,13 @@ def test_a_forwarder_that_cannot_listen_fails_the_gitlab_job_with_its_log(tmp_pa
     with pytest.raises(Failed, match="is taken"):
         job.run(["echo the script was run"])
     assert "the script was run" not in job.log
+    assert "exollama was asked to provision" not in job.log
+
+
+def test_the_image_has_git_which_pip_needs_for_what_the_example_installs() -> None:
+    assert "EXOLLAMA_PACKAGE: git+https://" in GITLAB.read_text()
+    # Docker's "slim" variants of it have no git.
+    assert {job["image"] for job in JOBS.values()} == {"python:3.13"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
