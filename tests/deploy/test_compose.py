@@ -100,6 +100,20 @@ def test_no_service_has_more_rights_than_it_needs() -> None:
     assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", user)
 
 
+def test_each_service_comes_back_reaps_its_children_and_has_a_place_to_write() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        # init: a shell as process 1 would not forward signals; /tmp is the cache's and the health check's.
+        assert (service["restart"], service["init"], service["tmpfs"]) == ("unless-stopped", True, ["/tmp"])
+    # The host's own loopback, so that programs there need no token and nothing else reaches it.
+    assert services["forwarder"]["network_mode"] == "host"
+    assert "network_mode" not in services["reaper"]
+    # With a token set, /.exollama/status demands it of the check, too.
+    assert 'headers={"X-Ollama-Key": os.environ["EXOLLAMA_SERVE_TOKEN"]}' in services["forwarder"]["healthcheck"]["test"][3]
+    # Two passes of ten minutes may fail before it counts, and a third may take its time.
+    assert services["reaper"]["healthcheck"]["test"] == ["CMD-SHELL", 'test -n "$$(find /tmp/passed -mmin -25)"']
+
+
 def composed(cloud: Simulator, folder: Path, **env: str) -> dict[str, Service]:
     """The services with an .env that has the cloud's credentials."""
     filled_in(folder / ".env", cloud.env | env)
