@@ -250,7 +250,7 @@ def _endpoint(value: str) -> str:
     except ValueError:
         pass
     raise ValueError(
-        f"an endpoint looks like {DEFAULT_ENDPOINT}; plain http is for this machine's loopback only, otherwise use https."
+        f"an endpoint looks like {DEFAULT_ENDPOINT}; plain http is for this machine's loopback only, else use https."
     )
 
 
@@ -261,10 +261,10 @@ def web_address(value: str) -> str:
     """
     try:
         parts = urlsplit(value.replace("{zone}", "zone"))
-        host = parts.hostname or ""
         extra = parts.fragment or parts.username or parts.port == 0
     except ValueError:  # a bad port, or brackets around what is no address
-        host, extra = "", True
+        parts, extra = urlsplit(""), True
+    host = parts.hostname or ""
     if extra or parts.scheme not in ("https", "http") or not re.fullmatch(r"[a-z0-9.:-]+", host):
         raise ValueError("is no https address: one looks like https://functions.example.org/provision")
     if parts.scheme == "http" and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host)):

@@ -32,7 +32,7 @@ start() {
     "$EXOSCALE_API_KEY" | cksum | cut -d ' ' -f 1)
   forwarder=$(running "$folder") || {
     # A step ends once nothing holds its streams any more, so the forwarder gets none of them.
-    mkdir -p -m 700 "$folder"
+    [ -d "$folder" ] || mkdir -m 700 "$folder"
     nohup "$exollama" serve --listen "$LISTEN" --json >"$folder/address" 2>"$folder/log" </dev/null &
     started=$!
     echo "$started" >"$folder/pid"

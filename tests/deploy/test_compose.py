@@ -109,7 +109,10 @@ def test_each_service_comes_back_reaps_its_children_and_has_a_place_to_write() -
     assert services["forwarder"]["network_mode"] == "host"
     assert "network_mode" not in services["reaper"]
     # With a token set, /.exollama/status demands it of the check, too.
-    assert 'headers={"X-Ollama-Key": os.environ["EXOLLAMA_SERVE_TOKEN"]}' in services["forwarder"]["healthcheck"]["test"][3]
+    assert (
+        'headers={"X-Ollama-Key": os.environ["EXOLLAMA_SERVE_TOKEN"]}'
+        in services["forwarder"]["healthcheck"]["test"][3]
+    )
     # Two passes of ten minutes may fail before it counts, and a third may take its time.
     assert services["reaper"]["healthcheck"]["test"] == ["CMD-SHELL", 'test -n "$$(find /tmp/passed -mmin -25)"']
 

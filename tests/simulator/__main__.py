@@ -63,7 +63,9 @@ def main() -> int:
             env = simulator.role(arguments.policy) if arguments.policy else simulator.env
             _introduce(simulator, env, arguments.idle_timeout)
             if arguments.policy:
-                whole = shlex.join(f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET"))
+                whole = shlex.join(
+                    f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET")
+                )
                 _note(f"What that key may not do, this one may:\n  env {whole} {sys.executable} -m client provision")
             for words in _orders(parent):
                 if words[:1] in (["quit"], ["exit"]):

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.errors import SettingsError
-from client.settings import DEFAULT_IMAGE, Reader, Secret, Settings, endpoint_key, instance_name, model_name, web_address
+from client.settings import (
+    DEFAULT_IMAGE,
+    Reader,
+    Secret,
+    Settings,
+    endpoint_key,
+    instance_name,
+    model_name,
+    web_address,
+)
 from tests.fakes import API_KEY, API_SECRET, KEY, settings
 
 GOOD = {"EXOSCALE_API_KEY": API_KEY, "EXOSCALE_API_SECRET": API_SECRET}
@@ -238,7 +247,9 @@ SECRET_ADDRESSES = [
 ]
 
 
-@pytest.mark.parametrize(("value", "problem"), SECRET_ADDRESSES, ids=["no scheme", "a bad port", "a high port", "a bracket", "plain http"])
+@pytest.mark.parametrize(
+    ("value", "problem"), SECRET_ADDRESSES, ids=["no scheme", "a bad port", "a high port", "a bracket", "plain http"]
+)
 def test_what_is_wrong_with_an_address_that_may_carry_a_key_is_a_sentence_without_it(value: str, problem: str) -> None:
     reader = Reader({"EXOLLAMA_PROVISION_URL": value})
     assert reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True) is None
