@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -179,26 +180,58 @@ def test_where_the_forwarder_cannot_listen_nothing_is_created(empty: Simulator, 
     assert list(job.left()) == []
 
 
+class Step(threading.Thread):
+    """The action's steps, run beside the test; `code` is what they ended with."""
+
+    def __init__(self, job: GitHubJob) -> None:
+        super().__init__()
+        self._job = job
+        self.start()
+
+    def run(self) -> None:
+        with pytest.raises(Failed):
+            self._job.use(GITHUB, given(), "ollama")
+
+    def cancel(self) -> int:
+        """Send a runner's signal, which reaches the first process of the step only, and return the step's code."""
+        [first] = [pid for pid in self._job.left() if _parent(pid) == os.getpid()]
+        os.kill(first, signal.SIGTERM)
+        self.join(20)
+        return self._job.code
+
+
 def test_a_cancelled_step_ends_provision_and_hands_nothing_on(empty: Simulator, job: GitHubJob) -> None:
     empty.boot(never="model")
-
-    def step() -> None:
-        with pytest.raises(Failed):
-            job.use(GITHUB, given(), "ollama")
-        ended.append(job.code)
-
-    ended: list[int] = []
-    running = threading.Thread(target=step)
-    running.start()
+    step = Step(job)
     empty.wait(empty.instances, "an instance is made")
-    # The runner's signal reaches the first process of the step only.
-    [first] = [pid for pid in job.left() if _parent(pid) == os.getpid()]
-    os.kill(first, signal.SIGTERM)
-    running.join(20)
-    assert ended == [143]
+    assert step.cancel() == 143
     assert list(job.left()) == [], "neither provision nor the forwarder is left"
     assert job.env == dict(empty.env.items() - job.secrets.items())
     assert "::add-mask::" not in job.raw
+
+
+SLOW_TO_END = f"""#!/bin/sh
+[ "$1" = provision ] || exec '{sys.executable}' -c '
+import http.server, json
+server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+print(json.dumps(dict(url="http://127.0.0.1:" + str(server.server_port))), flush=True)
+server.serve_forever()
+'
+trap 'exec >/dev/null 2>&1; sleep 0.3; touch "$RUNNER_TEMP/ended"; exit 143' TERM
+touch "$RUNNER_TEMP/begun"
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_cancelled_step_waits_until_provision_has_ended(stubbed: GitHubJob) -> None:
+    (stubbed.temp / "exollama/bin/exollama").write_text(SLOW_TO_END)
+    step = Step(stubbed)
+    deadline = time.monotonic() + 20
+    while not (stubbed.temp / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert step.cancel() == 143
+    assert (stubbed.temp / "ended").exists()
 
 
 def _parent(pid: int) -> int:
