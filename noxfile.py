@@ -113,7 +113,10 @@ def wheel(session: nox.Session) -> None:
     try:
         session.run("python", "-m", "build", "--outdir", str(away))  # the wheel is built from the sdist
         (built,) = away.glob("*.whl")
-        for name, what in {"installed": [str(built)], "editable": ["-e", str(ROOT)]}.items():
+        session.run("python", "deploy/faas/bundle.py", str(away / "bundle.zip"))
+        shutil.unpack_archive(away / "bundle.zip", away / "bundle")
+        whats = {"installed": [str(built)], "editable": ["-e", str(ROOT)], "knative": [str(away / "bundle")]}
+        for name, what in whats.items():
             session.run("python", "-m", "venv", str(away / name))
             session.run(str(away / name / "bin/pip"), "install", "-q", *what, external=True)
         action = ROOT / "deploy/github"

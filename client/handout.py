@@ -28,6 +28,7 @@ _GITHUB = ("GITHUB_ENV", "GITHUB_OUTPUT")
 def variables(endpoint: Endpoint, instance_id: str, key: Secret | None) -> dict[str, str]:
     """URL, the path of the verified certificate, and the key if it is given. The endpoint's proof is through.
 
+    The key comes with the instance's id, by which `client.settings` knows it for that one's.
     Raises ExollamaError where the certificate cannot be written.
     """
     assert endpoint.certificate
@@ -39,7 +40,7 @@ def variables(endpoint: Endpoint, instance_id: str, key: Secret | None) -> dict[
     except OSError as error:
         raise _unwritable(error) from None
     values = {"EXOLLAMA_URL": endpoint.url, "EXOLLAMA_CACERT": str(path)}
-    return values | ({"EXOSCALE_OLLAMA_KEY": key.reveal()} if key else {})
+    return values | ({"EXOSCALE_OLLAMA_KEY": key.reveal(), "EXOLLAMA_INSTANCE_ID": instance_id} if key else {})
 
 
 def certificate_folder() -> Path:
@@ -115,7 +116,7 @@ class Handout:
         endpoint = Endpoint(str(where.hostname), key, port=where.port or PORT)
         wait_ready(endpoint, budget_s=REACH_S)  # it is; this proves its certificate, and outlasts a lost connection
         endpoint.close()
-        values = variables(endpoint, id_, key) | {"EXOLLAMA_INSTANCE_ID": id_}
+        values = variables(endpoint, id_, key)
         if self.format == "env":
             yield exports(values)
             return

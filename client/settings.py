@@ -91,6 +91,8 @@ class Settings(NamedTuple):
     disk_gib: int = 50
     model: str = DEFAULT_MODEL
     key: Secret | None = None
+    key_handed_out: bool = False
+    """Whether `key` came with an instance (EXOLLAMA_INSTANCE_ID beside it), and so is for that one only."""
     image: str = DEFAULT_IMAGE
     idle_s: int = DEFAULT_IDLE_S
     max_lifetime_s: int | None = DEFAULT_LIFETIME_S
@@ -136,6 +138,7 @@ class Settings(NamedTuple):
             disk_gib=reader.get("EXOSCALE_DISK_SIZE", whole("GiB", 10, 51200), 50),
             model=reader.get(model_variable, model_name, DEFAULT_MODEL),
             key=reader.get("EXOSCALE_OLLAMA_KEY", endpoint_key, None, secret=True),
+            key_handed_out=bool(env.get("EXOLLAMA_INSTANCE_ID", "").strip()),
             image=reader.get("EXOSCALE_OLLAMA_IMAGE", _image, DEFAULT_IMAGE),
             idle_s=reader.get("EXOSCALE_IDLE_TIMEOUT", _SECONDS, DEFAULT_IDLE_S),
             max_lifetime_s=reader.get("EXOSCALE_MAX_LIFETIME", _lifetime, DEFAULT_LIFETIME_S),
@@ -158,7 +161,10 @@ class Reader:
         self.problems: list[str] = []
 
     def get(self, variable: str, parse: Callable[[str], T], default: D, *, secret: bool = False) -> T | D:
-        """A variable's value; the default where it is unset or cannot be read. A secret's value is never told."""
+        """A variable's value; the default where it is unset or cannot be read.
+
+        A secret's value is never told: what `parse` raises then goes on after the variable's name, like "has a blank".
+        """
         value = self.env.get(variable, "").strip()
         return self.read(variable, parse, value, default, secret=secret) if value else default
 
@@ -238,20 +244,31 @@ def _zones(value: str) -> tuple[str, ...]:
 
 
 def _endpoint(value: str) -> str:
-    if urlsplit(value).query:
-        raise ValueError(f"an endpoint looks like {DEFAULT_ENDPOINT}")
-    return web_address(value, like=DEFAULT_ENDPOINT)
+    try:
+        if not urlsplit(value).query:
+            return web_address(value)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"an endpoint looks like {DEFAULT_ENDPOINT}; plain http is for this machine's loopback only, else use https."
+    )
 
 
-def web_address(value: str, *, like: str = "https://functions.example.org/provision") -> str:
-    """An https URL, or an http one of this machine's loopback. Raises ValueError."""
-    parts = urlsplit(value.replace("{zone}", "zone"))
+def web_address(value: str) -> str:
+    """An https URL, or an http one of this machine's loopback.
+
+    Raises ValueError without repeating any of it: some carry a key.
+    """
+    try:
+        parts = urlsplit(value.replace("{zone}", "zone"))
+        extra = parts.fragment or parts.username or parts.port == 0
+    except ValueError:  # a bad port, or brackets around what is no address
+        parts, extra = urlsplit(""), True
     host = parts.hostname or ""
-    extra = parts.fragment or parts.username or parts.port == 0  # a bad port raises ValueError itself
-    if parts.scheme not in ("https", "http") or not re.fullmatch(r"[a-z0-9.:-]+", host) or extra:
-        raise ValueError(f"an endpoint looks like {like}")
+    if extra or parts.scheme not in ("https", "http") or not re.fullmatch(r"[a-z0-9.:-]+", host):
+        raise ValueError("is no https address: one looks like https://functions.example.org/provision")
     if parts.scheme == "http" and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host)):
-        raise ValueError("plain http is for this machine's loopback only; use https.")
+        raise ValueError("begins with http: plain http is for this machine's loopback only; use https.")
     return value.rstrip("/")
 
 

@@ -79,7 +79,7 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
     user_data = userdata.render(
         name=settings.name,
         model=settings.model,
-        key=settings.key or Secret(secrets.token_hex(32)),
+        key=_key(settings, note),
         request=request,
         image=settings.image,
         idle_s=settings.idle_s,
@@ -102,6 +102,18 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
     return Draft(
         body=body, user_data=Secret(user_data), request=request, instance_type=name, zone=cloud.zone, hourly_cost=cost
     )
+
+
+def _key(settings: Settings, note: Note) -> Secret:
+    """The user's own key, or a fresh one. What was handed out with an instance opens that one, and no other."""
+    if settings.key and not settings.key_handed_out:
+        return settings.key
+    if settings.key:
+        note(
+            "EXOSCALE_OLLAMA_KEY is another instance's, since EXOLLAMA_INSTANCE_ID stands beside it: this one gets a "
+            "key of its own. To give it yours, unset EXOLLAMA_INSTANCE_ID."
+        )
+    return Secret(secrets.token_hex(32))
 
 
 def owned_labels(settings: Settings, request: str, now: datetime, deadline: datetime | None) -> dict[str, str]:

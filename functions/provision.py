@@ -138,8 +138,8 @@ def _report_differences(cloud: Cloud, found: Found, settings: Settings, note: Ca
     image = found.status and found.status.get("policy", {}).get("image")
     pairs.append(("EXOSCALE_OLLAMA_IMAGE", image or settings.image, settings.image))
     different = [f"{variable} (its own: {its}, set: {ours})" for variable, its, ours in pairs if its != ours]
-    if settings.key and settings.key != found.key:
-        different.append("EXOSCALE_OLLAMA_KEY (use its own: exollama env)")
+    if settings.key and settings.key != found.key and not settings.key_handed_out:
+        different.append("EXOSCALE_OLLAMA_KEY (its own is handed out)")
     if different:
         note(f"The running instance was made with other settings and keeps them: {', '.join(different)}.")
 

@@ -1,8 +1,9 @@
 """Builds the zip that every function platform takes as it is: `nox -s bundle`. Nothing in it has to be built.
 
 At its root stand the packages client, functions (with the instance's templates, as in the wheel) and urllib3, and the
-few files that platforms look for by their names. The same files give the same bytes, whoever builds them and when:
-sorted names, one time (1980, or SOURCE_DATE_EPOCH), one mode, one compression. Standard library only.
+few files that platforms look for by their names. The same files, urllib3's included, give the same bytes, whoever
+builds them and when: sorted names, one time (1980, or SOURCE_DATE_EPOCH), one mode, one compression. Standard library
+only.
 """
 
 import argparse
@@ -30,6 +31,8 @@ SHIMS: Final = (
     "pyproject.toml",
     "requirements.txt",
 )
+SUFFIXES: Final = (".py", ".json", ".conf", ".yaml", "py.typed")
+"""How the names of the project's own files end. Whatever else lies in a folder, an .env perhaps, stays out."""
 _EARLIEST: Final = 315532800
 """1980-01-01 in Unix time: the format knows nothing before."""
 _LATEST: Final = 4354819198
@@ -61,7 +64,7 @@ def main() -> int:
     """Build it, and say where it is, how large, and its SHA-256."""
     parser = argparse.ArgumentParser(
         prog="nox -s bundle --",
-        description="Build the zip that every function platform takes as it is; the same bytes each time.",
+        description="Build the zip that every function platform takes as it is; the same bytes of the same files.",
         epilog="example:\n  nox -s bundle -- exollama.zip",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -91,7 +94,7 @@ def main() -> int:
 def _below(folder: str, to: str = "") -> dict[str, bytes]:
     """The files of a folder of the checkout, under their own names or under `to`."""
     base = ROOT / folder
-    found = (path for path in base.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    found = (path for path in base.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
     return {(to or f"{folder}/") + path.relative_to(base).as_posix(): path.read_bytes() for path in found}
 
 

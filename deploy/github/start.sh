@@ -23,18 +23,51 @@ install() {
 }
 
 start() {
-  local folder forwarder
-  "$exollama" provision --format github
+  local folder forwarder started='' code=0
+  [ -x "$exollama" ] || fail "exollama is not installed in $home: run 'start.sh install' first."
 
-  # A step ends once nothing holds its streams any more, so the forwarder gets none of them.
-  folder=$(mktemp -d "$RUNNER_TEMP/exollama-forwarder.XXXXXX")
-  nohup "$exollama" serve --listen "$LISTEN" --json >"$folder/address" 2>"$folder/log" </dev/null &
-  forwarder=$(address $! "$folder") || {
-    tail -n 20 "$folder/log"
-    fail "The forwarder does not answer. The end of its log stands above."
+  # First the forwarder, which wakes nobody: where it cannot listen, nothing is created. One that this job has for the
+  # same place and instance already is used again.
+  folder=$RUNNER_TEMP/exollama-forwarder.$(printf '%s\n' "$LISTEN" "$EXOSCALE_ZONE" "$EXOSCALE_INSTANCE_NAME" \
+    "$EXOSCALE_API_KEY" | cksum | cut -d ' ' -f 1)
+  forwarder=$(running "$folder") || {
+    # A step ends once nothing holds its streams any more, so the forwarder gets none of them.
+    [ -d "$folder" ] || mkdir -m 700 "$folder"
+    nohup "$exollama" serve --listen "$LISTEN" --json >"$folder/address" 2>"$folder/log" </dev/null &
+    started=$!
+    echo "$started" >"$folder/pid"
+    forwarder=$(address "$started" "$folder") || {
+      kill "$started" 2>/dev/null || true
+      tail -n 20 "$folder/log"
+      fail "The forwarder does not answer; nothing was provisioned. The end of its log stands above. Where its port is" \
+        "taken, perhaps by this job's forwarder to another instance, set the input listen: 127.0.0.1:11435, say."
+    }
   }
+
+  # A signal ends provision, which leaves what it made owned, and no half of it in the job's environment.
+  trap 'kill "$!" 2>/dev/null || true' INT TERM
+  "$exollama" provision --format github &
+  wait "$!" || code=$?
+  while kill -0 "$!" 2>/dev/null; do # a signal ended the wait before it ended what was waited for
+    code=0
+    wait "$!" || code=$?
+  done
+  trap - INT TERM
+  if [ "$code" -ne 0 ]; then
+    if [ "$started" ]; then
+      kill "$started" 2>/dev/null || true
+      wait "$started" || true
+    fi
+    exit "$code"
+  fi
+
   echo "forwarder=$forwarder" >>"$GITHUB_OUTPUT"
   echo "Ollama is at $forwarder; the forwarder's log is $folder/log"
+}
+
+running() { # running FOLDER: print the address of the forwarder that an earlier step left there, if it answers
+  local pid
+  pid=$(cat "$1/pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && address "$pid" "$1"
 }
 
 address() { # address PID FOLDER: print the forwarder's once its status answers, within half a minute

@@ -22,6 +22,8 @@ from tests.system.serving import PROMPT, whole
 from tests.system.verbs import Done, Running, let_pass, plant
 
 SERVE = {"EXOLLAMA_SERVE_TOKEN", "EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_TOKEN", "OLLAMA_ORIGINS"}
+NO_SETTING = "EXOLLAMA_INSTANCE_ID"
+"""Read all the same: a key beside it was handed out with that instance."""
 REQUIRED = {"EXOSCALE_API_KEY": "EXOexample", "EXOSCALE_API_SECRET": "example-secret"}
 
 
@@ -35,7 +37,7 @@ def settings_read() -> set[str]:
 
     asked: set[str] = set()
     Settings.from_env(Recording(REQUIRED))
-    return asked
+    return asked - {NO_SETTING}
 
 
 def serve_reads() -> set[str]:
@@ -96,6 +98,23 @@ def test_no_service_has_more_rights_than_it_needs() -> None:
         assert "volumes" not in service
     [user] = re.findall(r"^USER (.*)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
     assert re.fullmatch(r"[1-9][0-9]{3,}:[1-9][0-9]{3,}", user)
+
+
+def test_each_service_comes_back_reaps_its_children_and_has_a_place_to_write() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        # init: a shell as process 1 would not forward signals; /tmp is the cache's and the health check's.
+        assert (service["restart"], service["init"], service["tmpfs"]) == ("unless-stopped", True, ["/tmp"])
+    # The host's own loopback, so that programs there need no token and nothing else reaches it.
+    assert services["forwarder"]["network_mode"] == "host"
+    assert "network_mode" not in services["reaper"]
+    # With a token set, /.exollama/status demands it of the check, too.
+    assert (
+        'headers={"X-Ollama-Key": os.environ["EXOLLAMA_SERVE_TOKEN"]}'
+        in services["forwarder"]["healthcheck"]["test"][3]
+    )
+    # Two passes of ten minutes may fail before it counts, and a third may take its time.
+    assert services["reaper"]["healthcheck"]["test"] == ["CMD-SHELL", 'test -n "$$(find /tmp/passed -mmin -25)"']
 
 
 def composed(cloud: Simulator, folder: Path, **env: str) -> dict[str, Service]:

@@ -6,6 +6,7 @@ clock, and no other's, to two seconds before the minute that is waited for; cron
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import DEPLOY, as_root, children, filled_in, in_namespaces, needed, stand_in, until
+from tests.deploy.tools import DEPLOY, SETTINGS, as_root, children, filled_in, in_namespaces, needed, stand_in, until
 from tests.simulator import Simulator
-from tests.system.verbs import User, let_pass, plant
+from tests.system.verbs import ROOT, User, let_pass, plant
 
 REAP, CHECK = "09:58", "06:58"
 """Two seconds before each line's minute."""
@@ -81,6 +82,33 @@ def cron(work: Path, home: Path, minute: str) -> Iterator[Daemon]:
     )
     with in_namespaces(script) as process:
         yield Daemon(process, work)
+
+
+def entries(text: str) -> list[tuple[str, str]]:
+    """The lines of a crontab that run something: when, and what."""
+    found = re.findall(r"^((?:[\d*/]+ ){4}\*) +(.*)$", text, re.MULTILINE)
+    return [(when, re.sub(r"\S+/bin/exollama\b\"?", "exollama", what)) for when, what in found]
+
+
+def test_the_crontab_and_the_readme_have_the_same_two_lines_and_mail_goes_to_root() -> None:
+    text = (DEPLOY / "cron/crontab").read_text()
+    source = 'set -a; . "$HOME/.exollama.env" &&'
+    assert entries(text) == [
+        ("*/10 * * * *", f"{source} exollama reap --quiet"),
+        ("7 * * * *", f"{source} exollama status --check"),
+    ]
+    assert entries((ROOT / "README.md").read_text()) == entries(text)
+    assert re.findall(r"^MAILTO=(.*)$", text, re.MULTILINE) == ["root"]
+
+
+def test_a_shell_reads_the_example_of_settings_as_all_others_do_whichever_lines_are_used(tmp_path: Path) -> None:
+    used = re.findall(r"^#?([A-Z_]+)=(.*)$", SETTINGS.read_text(), re.MULTILINE)
+    (tmp_path / "env").write_text("".join(f"{name}={value}\n" for name, value in used))
+    done = subprocess.run(
+        ["sh", "-ec", f"set -a; . '{tmp_path}/env' && env"], env={}, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert dict(used).items() <= dict(line.split("=", 1) for line in done.stdout.splitlines()).items()
 
 
 @pytest.fixture

@@ -58,6 +58,25 @@ def test_a_job_ends_before_the_next_pass_and_is_never_repeated_in_between(name: 
     assert spec["startingDeadlineSeconds"] < 600
 
 
+SCHEDULES = {
+    # Every ten minutes, as README.md promises.
+    "reap": "*/10 * * * *",
+    # Hourly, and between two passes.
+    "check": "7 * * * *",
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_pass_comes_when_it_should_and_beside_one_that_hangs(name: str) -> None:
+    spec = yaml.safe_load((KUBERNETES / f"{name}.yaml").read_text())["spec"]
+    assert (spec["schedule"], spec["concurrencyPolicy"]) == (SCHEDULES[name], "Allow")
+
+
+def test_the_namespace_admits_restricted_pods_only() -> None:
+    made = yaml.safe_load((KUBERNETES / "namespace.yaml").read_text())
+    assert made["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
 def test_kubectl_gives_both_jobs_the_secret_made_of_the_env_file_and_their_commands_work_with_it(
     cloud: Simulator, tmp_path: Path
 ) -> None:

@@ -65,6 +65,24 @@ def test_a_service_starts_a_verb_that_there_is(unit: str) -> None:
     cli.parser("exollama", verb).parse_args(flags)  # exits otherwise
 
 
+LINES = {
+    # Without its settings a service fails and says so: a minus sign before the path would let it start without.
+    "exollama-.service.d/hardening.conf": ["EnvironmentFile=/etc/exollama.env"],
+    # Ten minutes is what README.md promises; a timer that nothing wants is never started by `enable`.
+    "exollama-reap.timer": ["OnCalendar=*:0/10", "Persistent=yes", "WantedBy=timers.target"],
+    # Hourly, and between two passes.
+    "exollama-check.timer": ["OnCalendar=*:07", "Persistent=yes", "WantedBy=timers.target"],
+    "exollama-serve.service": ["WantedBy=multi-user.target"],
+}
+
+
+@pytest.mark.parametrize("unit", LINES)
+def test_a_unit_has_the_lines_that_no_tool_would_miss(unit: str) -> None:
+    names = {line.partition("=")[0] for line in LINES[unit]}
+    lines = [line for line in (UNITS / unit).read_text().splitlines() if line.partition("=")[0] in names]
+    assert lines == LINES[unit]
+
+
 def test_serve_is_left_more_time_to_end_than_requests_get() -> None:
     [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", (UNITS / "exollama-serve.service").read_text(), re.MULTILINE)
     assert int(seconds) > float(cli.parser("exollama", "serve").parse_args([]).drain)

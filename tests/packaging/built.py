@@ -1,7 +1,7 @@
 """Checks of what was built: run by `nox -s wheel`.
 
-EXOLLAMA_DIST is a folder with wheel, sdist, and three virtual environments: installed/ has the wheel, editable/
-the checkout, and exollama/ what the GitHub action's install step made of it.
+EXOLLAMA_DIST is a folder with wheel, sdist, and four virtual environments: installed/ has the wheel, editable/
+the checkout, knative/ the unzipped bundle as a project, and exollama/ what the GitHub action's install step made.
 
 Not collected by an ordinary run, whence the file's name. Everything is run away from the checkout.
 """
@@ -168,6 +168,17 @@ def test_an_editable_install_renders_what_the_checkout_does(dist: Path, tmp_path
     assert digest == rendered_here
     assert Path(file).is_relative_to(ROOT)
     assert "usage: exollama " in run(commands / "exollama", "--help", cwd=tmp_path)
+
+
+def test_the_bundle_installs_as_the_project_that_knative_functions_want(
+    dist: Path, tmp_path: Path, rendered_here: str
+) -> None:
+    python = dist / "knative/bin/python"
+    for module in ("function", "urllib3"):
+        assert run(python, "-c", f"import {module}; print({module}.__file__)", cwd=tmp_path).startswith(
+            f"{dist}/knative/"
+        )
+    assert run(python, "-c", RENDER, cwd=tmp_path).split()[0] == rendered_here
 
 
 def test_the_github_actions_install_step_gives_later_steps_the_command_and_leaves_them_their_python(

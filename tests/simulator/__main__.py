@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator import PHASES, BootPlan, Simulator
-from tests.simulator.document import load
+from tests.simulator.document import Violation, load
 
 HELP = """\
 instances                      what there is: state, address, processes, labels
@@ -62,6 +62,11 @@ def main() -> int:
             simulator.ollama(token_s=arguments.token_seconds)
             env = simulator.role(arguments.policy) if arguments.policy else simulator.env
             _introduce(simulator, env, arguments.idle_timeout)
+            if arguments.policy:
+                whole = shlex.join(
+                    f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET")
+                )
+                _note(f"What that key may not do, this one may:\n  env {whole} {sys.executable} -m client provision")
             for words in _orders(parent):
                 if words[:1] in (["quit"], ["exit"]):
                     break
@@ -74,10 +79,19 @@ def main() -> int:
 
 
 def _policy(path: str) -> Any:
+    from tests.simulator.policies import Policy
+
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        policy = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{path} is no JSON: {error}.") from None
+    try:
+        Policy(policy)
+    except (Violation, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} has no IAM policy: {error}") from None
+    return policy
 
 
 def _interrupt(*_: object) -> None:

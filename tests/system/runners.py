@@ -46,7 +46,10 @@ class Failed(Exception):
 
 
 class GitHubJob:
-    """One job on a runner of GitHub's. `log` is what it would show, `raw` what it was sent, `masks` what it hides."""
+    """One job on a runner of GitHub's. `log` is what it would show, `raw` what it was sent, `masks` what it hides.
+
+    `code` is the last step's.
+    """
 
     def __init__(self, folder: Path, env: Mapping[str, str], secrets: Mapping[str, str]) -> None:
         self.temp, self._workspace, self._home = (folder / name for name in ("temp", "workspace", "home"))
@@ -55,9 +58,10 @@ class GitHubJob:
         self.env = dict(env)
         self.path: list[str] = []
         self.steps: dict[str, dict[str, dict[str, str]]] = {}
-        self._secrets = secrets
+        self.secrets = dict(secrets)
         self.masks = list(secrets.values())
         self.raw = self.log = ""
+        self.code = 0
         self._mark = f"RUNNER_TRACKING_ID=github_{uuid.uuid4()}"
 
     def use(self, action: Path, given: Mapping[str, str], id_: str) -> None:
@@ -102,6 +106,7 @@ class GitHubJob:
         self._show(done.stdout if done.stdout.endswith("\n") else f"{done.stdout}\n")
         self.path += files["GITHUB_PATH"].read_text().splitlines()
         self.env |= _pairs(files["GITHUB_ENV"].read_text())
+        self.code = done.returncode
         if done.returncode:
             raise Failed(self.log)
         return _pairs(files["GITHUB_OUTPUT"].read_text())
@@ -116,7 +121,7 @@ class GitHubJob:
     @property
     def _outside(self) -> Mapping[str, Any]:
         """The contexts of the workflow, which an action does not have."""
-        return {"steps": self.steps, "secrets": self._secrets}
+        return {"steps": self.steps, "secrets": self.secrets}
 
     def left(self) -> Iterator[int]:
         """The processes of this job."""

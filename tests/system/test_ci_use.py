@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from client.model import read_header
 from functions import provision
 from functions.zones import side_by_side
-from tests.simulator import Simulator
+from tests.simulator import Seen, Simulator
 from tests.simulator.driver import boot_report
 from tests.system.verbs import ROOT, Clerk, User, changes, let_pass
 
@@ -144,3 +145,27 @@ def test_jobs_with_names_of_their_own_get_an_instance_each_and_find_it_again(rec
     records.api.calls.clear()
     assert side_by_side(job, names, at_once=4) == first
     assert changes(records) == []
+
+
+def key_of(seen: Seen) -> str:
+    """The key in an instance's user-data, as get-instance shows it."""
+    header = seen.user_data and read_header(seen.user_data)
+    assert header
+    return header.key.reveal()
+
+
+def test_the_key_of_one_instance_is_not_given_to_the_next_one(records: Simulator, clerk: Clerk) -> None:
+    own = "0123456789abcdef" * 4
+    clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-1", EXOSCALE_OLLAMA_KEY=own).ended(0)
+    [one] = records.instances()
+    handed_out = {"EXOSCALE_OLLAMA_KEY": own, "EXOLLAMA_INSTANCE_ID": one.id}
+    clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-2", **handed_out).ended(0, "unset EXOLLAMA_INSTANCE_ID")
+    keys = {seen.labels["exollama-name"]: key_of(seen) for seen in records.instances()}
+    assert keys["nci-1"] == own != keys["nci-2"]
+
+    # Beside the second instance, the first one's key is no wish that went unheard; a key of the user's own is one.
+    again = clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-2", **handed_out).ended(0)
+    assert "EXOSCALE_OLLAMA_KEY" not in again.said
+    wish = clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-2", EXOSCALE_OLLAMA_KEY=own)
+    wish.ended(0, "EXOSCALE_OLLAMA_KEY (its own is handed out)")
+    assert len(records.instances()) == 2

@@ -1,7 +1,12 @@
 """deploy/'s GitHub action and GitLab template, their steps run as they stand, and programs that then ask localhost."""
 
 import os
+import re
+import signal
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import pytest
 
 from tests.simulator import Seen, Simulator
 from tests.system.runners import GITHUB, GITLAB, Failed, GitHubJob, GitLabJob, dotenv, load, plant_exollama
-from tests.system.verbs import let_pass
+from tests.system.verbs import changes, let_pass
 
 MODEL = "granite3.1-dense:8b"
 EXAMPLE = load(GITHUB / "example-workflow.yml")["jobs"]["test"]["steps"]
@@ -27,7 +32,8 @@ def only(cloud: Simulator) -> Seen:
 def plant_stub(where: Path, serve: str) -> None:
     """In the place of exollama something that says what it was given, and does as told when it is to serve."""
     where.parent.mkdir(parents=True)
-    where.write_text(f'#!/bin/sh\n[ "$1" = serve ] || {{ env | grep ^EXOSCALE_; exit; }}\n{serve}\n')
+    says = "env | grep -E '^(EXOSCALE_.*|LISTEN|PYTHON)=' >&2"
+    where.write_text(f'#!/bin/sh\necho "exollama was asked to $1" >&2\n{says}\n[ "$1" = serve ] || exit 0\n{serve}\n')
     where.chmod(0o755)
 
 
@@ -71,10 +77,17 @@ def given(**more: str) -> dict[str, str]:
     return {**step["with"], "listen": ANYWHERE, "python": sys.executable, **more}
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind_its_mask(
     cloud: Simulator, job: GitHubJob
 ) -> None:
-    job.use(GITHUB, given(), "ollama")
+    place = f"127.0.0.1:{free_port()}"
+    job.use(GITHUB, given(listen=place), "ollama")
     seen, outputs = only(cloud), job.steps["ollama"]["outputs"]
     assert outputs.keys() == {"forwarder", "url", "id", "model"}
     assert (outputs["url"], outputs["id"], outputs["model"]) == (seen.url, seen.id, MODEL)
@@ -87,22 +100,26 @@ def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind
     job.run(ask | {"run": ask["run"].replace("http://localhost:11434", outputs["forwarder"])})
     assert "Why is the sky blue?" in job.log
 
-    # Used again in the same job, it shares the instance.
-    job.use(GITHUB, given(), "again")
-    again = job.steps["again"]["outputs"]
-    assert again["id"] == only(cloud).id == seen.id
-    assert again["forwarder"] != outputs["forwarder"]
+    # Used again in the same job, it shares instance and forwarder; for another instance the port is taken.
+    job.use(GITHUB, given(listen=place), "again")
+    assert job.steps["again"]["outputs"] == outputs
+    [forwarder] = job.left()
+    with pytest.raises(Failed, match=r"is taken(.*\n)*::error title=exollama::.* set the input listen"):
+        job.use(GITHUB, given(listen=place, name="another"), "another")
+    assert only(cloud).id == seen.id
+    assert list(job.left()) == [forwarder], "it goes on for the first one"
 
     assert (job.env["EXOSCALE_OLLAMA_KEY"], job.env["EXOLLAMA_INSTANCE_ID"]) == (seen.key, seen.id)
     secrets = (seen.key, cloud.secret)
     shown = [line for line in job.raw.splitlines() if any(secret in line for secret in secrets)]
     assert shown == [f"::add-mask::{seen.key}"] * 2
-    forwarders = list(job.left())
-    arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in forwarders]
-    assert len(forwarders) == sum("serve" in one for one in arguments) == 2, "they end with the job only"
+    arguments = Path(f"/proc/{forwarder}/cmdline").read_text()
+    assert "serve" in arguments
+    ignored = re.findall(r"^SigIgn:\s*([0-9a-f]+)$", Path(f"/proc/{forwarder}/status").read_text(), re.MULTILINE)
+    assert int(ignored[0], 16) & 1 << signal.SIGHUP - 1, "it ends with the job, not with the step's terminal"
     logs = [path.read_text() for path in job.temp.glob("exollama-forwarder.*/*")]
-    assert len(logs) == 4
-    assert not [place for place in [*outputs.values(), *arguments, *logs] if any(secret in place for secret in secrets)]
+    assert len(logs) == 2 * len(["address", "log", "pid"])
+    assert not [place for place in [*outputs.values(), arguments, *logs] if any(secret in place for secret in secrets)]
 
     # Killed wherever it is, the job leaves an instance that the scheduled reaper removes once it is idle.
     job.end()
@@ -113,17 +130,112 @@ def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind
     assert cloud.instances() == []
 
 
+def said_by_stub(job: GitHubJob) -> dict[str, str]:
+    """What the stub was given."""
+    return dict(line.split("=", 1) for line in job.raw.splitlines() if re.match(r"(EXOSCALE_\w+|LISTEN|PYTHON)=", line))
+
+
 def test_an_input_that_is_not_given_leaves_the_jobs_own_variable_as_it_is(stubbed: GitHubJob) -> None:
     stubbed.env |= {"EXOSCALE_INSTANCE_NAME": "of-the-job", "EXOSCALE_IDLE_TIMEOUT": "1200"}
     with pytest.raises(Failed):
         stubbed.use(GITHUB, given(name="", **{"idle-timeout": "900"}), "ollama")
-    assert {line for line in stubbed.raw.splitlines() if line.startswith("EXOSCALE_")} == {
-        *(f"{name}={value}" for name, value in NOBODY.items()),
-        "EXOSCALE_ZONE=",
-        "EXOSCALE_INSTANCE_NAME=of-the-job",
-        "EXOSCALE_OLLAMA_MODEL=",
-        "EXOSCALE_IDLE_TIMEOUT=900",
+    assert said_by_stub(stubbed) == {
+        **NOBODY,
+        "EXOSCALE_ZONE": "",
+        "EXOSCALE_INSTANCE_NAME": "of-the-job",
+        "EXOSCALE_OLLAMA_MODEL": "",
+        "EXOSCALE_IDLE_TIMEOUT": "900",
+        "LISTEN": ANYWHERE,
+        "PYTHON": sys.executable,
     }
+
+
+def test_every_input_reaches_its_variable(stubbed: GitHubJob) -> None:
+    inputs = {"zone": "de-fra-1", "name": "mine", "model": "llama3.2", "idle-timeout": "77", "listen": "127.0.0.1:9"}
+    inputs |= {"exoscale-api-key": "EXOgiven", "exoscale-api-secret": "given-secret", "python": sys.executable}
+    assert load(GITHUB / "action.yml")["inputs"].keys() == inputs.keys()
+    with pytest.raises(Failed):
+        stubbed.use(GITHUB, inputs, "ollama")
+    assert said_by_stub(stubbed) == {
+        "EXOSCALE_API_KEY": "EXOgiven",
+        "EXOSCALE_API_SECRET": "given-secret",
+        "EXOSCALE_ZONE": "de-fra-1",
+        "EXOSCALE_INSTANCE_NAME": "mine",
+        "EXOSCALE_OLLAMA_MODEL": "llama3.2",
+        "EXOSCALE_IDLE_TIMEOUT": "77",
+        "LISTEN": "127.0.0.1:9",
+        "PYTHON": sys.executable,
+    }
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "0.0.0.0:0", "taken"])
+def test_where_the_forwarder_cannot_listen_nothing_is_created(empty: Simulator, job: GitHubJob, listen: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}" if listen == "taken" else listen
+        with pytest.raises(Failed, match="nothing was provisioned"):
+            job.use(GITHUB, given(listen=place), "ollama")
+    assert changes(empty) == []
+    assert list(job.left()) == []
+
+
+class Step(threading.Thread):
+    """The action's steps, run beside the test; `code` is what they ended with."""
+
+    def __init__(self, job: GitHubJob) -> None:
+        super().__init__()
+        self._job = job
+        self.start()
+
+    def run(self) -> None:
+        with pytest.raises(Failed):
+            self._job.use(GITHUB, given(), "ollama")
+
+    def cancel(self) -> int:
+        """Send a runner's signal, which reaches the first process of the step only, and return the step's code."""
+        [first] = [pid for pid in self._job.left() if _parent(pid) == os.getpid()]
+        os.kill(first, signal.SIGTERM)
+        self.join(20)
+        return self._job.code
+
+
+def test_a_cancelled_step_ends_provision_and_hands_nothing_on(empty: Simulator, job: GitHubJob) -> None:
+    empty.boot(never="model")
+    step = Step(job)
+    empty.wait(empty.instances, "an instance is made")
+    assert step.cancel() == 143
+    assert list(job.left()) == [], "neither provision nor the forwarder is left"
+    assert job.env == dict(empty.env.items() - job.secrets.items())
+    assert "::add-mask::" not in job.raw
+
+
+SLOW_TO_END = f"""#!/bin/sh
+[ "$1" = provision ] || exec '{sys.executable}' -c '
+import http.server, json
+server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+print(json.dumps(dict(url="http://127.0.0.1:" + str(server.server_port))), flush=True)
+server.serve_forever()
+'
+trap 'exec >/dev/null 2>&1; sleep 0.3; touch "$RUNNER_TEMP/ended"; exit 143' TERM
+touch "$RUNNER_TEMP/begun"
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_cancelled_step_waits_until_provision_has_ended(stubbed: GitHubJob) -> None:
+    (stubbed.temp / "exollama/bin/exollama").write_text(SLOW_TO_END)
+    step = Step(stubbed)
+    deadline = time.monotonic() + 20
+    while not (stubbed.temp / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert step.cancel() == 143
+    assert (stubbed.temp / "ended").exists()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_forwarder_that_cannot_listen_fails_the_step_with_the_end_of_its_log(stubbed: GitHubJob) -> None:
@@ -131,24 +243,39 @@ def test_a_forwarder_that_cannot_listen_fails_the_step_with_the_end_of_its_log(s
         stubbed.use(GITHUB, given(), "ollama")
 
 
-def test_without_a_python_that_will_do_the_install_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (None, r"::error title=exollama::no-python-here is missing or older than 3\.11"),
+        ("3.10.99", r"::error title=exollama::.*3\.10\.99 is missing or older than 3\.11"),
+        ("3.11.0", r"^asked for -m venv"),
+    ],
+)
+def test_without_a_python_that_will_do_the_install_says_what_to_do(
+    tmp_path: Path, version: str | None, said: str
+) -> None:
     job = github(tmp_path, NOBODY)
-    old = tmp_path / "python3.10"
-    old.write_text("#!/bin/sh\nexit 1\n")
-    old.chmod(0o755)
-    for python in ("no-python-here", str(old)):
-        with pytest.raises(Failed, match=r"::error title=exollama::.* is missing or older than 3\.11"):
-            job.use(GITHUB, given(python=python), "ollama")
+    with pytest.raises(Failed, match=said):
+        job.use(GITHUB, given(python=python_of(tmp_path, version) if version else "no-python-here"), "ollama")
     assert not (job.temp / "exollama").exists()
 
 
-def test_the_workflows_hand_secrets_over_as_variables_and_ask_for_no_rights_but_to_read() -> None:
-    for name in ("example-workflow.yml", "reap.yml"):
-        workflow = load(GITHUB / name)
-        assert workflow["permissions"] == {"contents": "read"}
-        steps = [step for one in workflow["jobs"].values() for step in one["steps"]]
-        assert all(one["timeout-minutes"] for one in workflow["jobs"].values())
-        assert not [step for step in steps if "${{" in step.get("run", "")]
+def python_of(folder: Path, version: str) -> str:
+    """A Python that answers as one of this version would, and makes no virtual environment."""
+    numbers = tuple(map(int, version.split(".")))
+    code = f"import sys; sys.version_info = {numbers}; exec(sys.argv[1])"
+    path = folder / f"python{version}"
+    otherwise = '[ "$1" = -c ] || { echo "asked for $*"; exit 1; }'
+    path.write_text(f"#!/bin/sh\n{otherwise}\nexec '{sys.executable}' -c '{code}' \"$2\"\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_to_start_what_is_not_installed_says_what_comes_first(tmp_path: Path) -> None:
+    with pytest.raises(
+        Failed, match=r"::error title=exollama::exollama is not installed in .*'start.sh install' first"
+    ):
+        github(tmp_path, NOBODY).run({"run": f"bash '{GITHUB}/start.sh' start"})
 
 
 # -- GitLab
@@ -166,7 +293,7 @@ class Project:
         self._variables = {
             **variables,
             "PATH": f"{pythons}{os.pathsep}{os.environ['PATH']}",
-            "EXOLLAMA_PACKAGE": "git+https://gitlab.example/group/exollama@v0.1.0",
+            "EXOLLAMA_PACKAGE": "git+https://gitlab.example/group/exollama@main",
             "EXOLLAMA_LISTEN": ANYWHERE,
         }
 
@@ -232,6 +359,7 @@ def test_a_forwarder_that_cannot_listen_fails_the_gitlab_job_with_its_log(tmp_pa
     with pytest.raises(Failed, match="is taken"):
         job.run(["echo the script was run"])
     assert "the script was run" not in job.log
+    assert "exollama was asked to provision" not in job.log
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])
@@ -240,9 +368,3 @@ def test_without_a_package_to_install_the_job_says_which_variable_is_missing(tmp
     plant_stub(project.exollama, REFUSES)
     with pytest.raises(Failed, match="EXOLLAMA_PACKAGE: is what pip shall install"):
         project.job("exollama-reap", shell, EXOLLAMA_PACKAGE="").run()
-
-
-def test_the_reaper_is_for_a_schedule_that_asks_for_it_only() -> None:
-    [rule] = JOBS["exollama-reap"]["rules"]
-    assert rule == {"if": '$CI_PIPELINE_SOURCE == "schedule" && $EXOLLAMA_REAP == "1"'}
-    assert [name for name in JOBS if not name.startswith(".")] == ["exollama-reap"]

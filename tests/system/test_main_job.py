@@ -131,7 +131,11 @@ def test_what_env_prints_as_json_is_enough_for_a_strict_tls_client(user: User, u
         assert json.load(answer)["data"][0]["id"] == "granite3.1-dense:8b"
     assert Path(given["cacert"]).stat().st_mode & 0o077 == 0
     assert "key" not in user.run("env", "--json", "--no-key").ended(0).json
-    assert up.key not in user.run("env", "--no-key").ended(0).said
+    keyless = user.run("env", "--no-key").ended(0)
+    assert up.key not in keyless.said
+    # The id marks the key for this instance's: without the key it would mark one of the user's own.
+    assert "EXOLLAMA_INSTANCE_ID" not in keyless.out
+    assert f"export EXOLLAMA_INSTANCE_ID={up.id}\n" in user.run("env").ended(0).out
 
 
 def test_status_shows_a_table_or_json_and_with_probe_what_the_instance_says(user: User, up: Seen) -> None:

@@ -1,7 +1,9 @@
 """However the simulator ends, nothing of it is left: no process, no directory, no thread."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.simulator import Simulator
+from tests.simulator import __main__ as command_line
 from tests.simulator.driver import launch, ready
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
 from tests.simulator import Simulator
+from tests.simulator import __main__ as command_line
 from tests.simulator.driver import launch, ready
 with Simulator() as simulator:
     seen = ready(simulator, launch(simulator))
@@ -157,11 +161,45 @@ def test_the_command_prints_what_to_paste_and_ends(number: signal.Signals) -> No
 def test_the_command_takes_orders() -> None:
     words = ["help", "advance 2m", "fault list-instances 500", "boot fail docker", "boot", "instances", "calls"]
     orders = "\n".join([*words, "violations", "kill", "nonsense", "quit", ""])
-    command = [sys.executable, "-m", "tests.simulator"]
+    command = [sys.executable, "-m", "tests.simulator", "--policy", "deploy/iam/reaper.json"]
     done = subprocess.run(command, input=orders, capture_output=True, text=True, cwd=ROOT, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert "no such command" in done.stderr
     assert "Traceback" not in done.stderr
+    # The key to paste may only reap; the one that may do all is told beside it, so that there is something to reap.
+    [pasted], [whole] = (re.findall(r"EXOSCALE_API_KEY=(\S+)", out) for out in (done.stdout, done.stderr))
+    assert pasted != whole
+
+
+BAD_POLICIES = {
+    "no file": (None, "policy.json cannot be read: No such file or directory."),
+    "no JSON": ("{", "policy.json is no JSON: "),
+    "not of its shape": ("[]", "policy.json has no IAM policy: "),
+    "a rule that is no CEL": (
+        json.dumps(
+            {
+                "default-service-strategy": "deny",
+                "services": {"compute": {"type": "rules", "rules": [{"action": "allow", "expression": "operaton"}]}},
+            }
+        ),
+        "policy.json has no IAM policy: no CEL that is known here: operaton",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_POLICIES)
+def test_a_policy_that_is_none_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    written, said = BAD_POLICIES[name]
+    path = tmp_path / "policy.json"
+    if written is not None:
+        path.write_text(written)
+    monkeypatch.setattr(sys, "argv", ["simulator", "--policy", str(path)])
+    with pytest.raises(SystemExit) as leaving:
+        command_line.main()
+    assert leaving.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_program_can_be_run_under_the_simulators_clock(tmp_path: Path) -> None:

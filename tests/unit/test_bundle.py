@@ -60,7 +60,15 @@ def test_another_checkout_built_by_somebody_else_later_gives_the_same_bytes(
         path.chmod(0o700)
         os.utime(path, (2e9, 2e9))
     (tmp_path / "elsewhere/client/__pycache__").mkdir()
-    (tmp_path / "elsewhere/client/__pycache__/junk.pyc").write_bytes(b"junk")
+    for junk in (
+        "client/__pycache__/junk.pyc",
+        "client/.env",
+        "client/cli.py~",
+        "client/notes.txt",
+        "functions/.faas.py.swp",
+        "cloudinit/key.pem",
+    ):
+        (tmp_path / "elsewhere" / junk).write_bytes(b"junk")
     twin, env = tmp_path / "twin.zip", {"LC_ALL": "C", "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "7"}
     done = build(tmp_path / "elsewhere", twin, umask=0o077, env=env)
     assert (done.returncode, done.stdout.split()) == (

@@ -352,6 +352,17 @@ def test_each_draft_has_a_nonce_and_a_generated_key_of_its_own() -> None:
     assert len({header.request for header in headers if header}) == 2
 
 
+def test_a_key_that_was_handed_out_with_another_instance_is_not_given_to_a_new_one() -> None:
+    account = Account()
+    order = account.draft(key=Secret(KEY), key_handed_out=True)
+    assert KEY not in order.call().reveal()
+    header = Instance(id="x", zone=ZONE, user_data=order.user_data).header()
+    assert header
+    assert len(bytes.fromhex(header.key.reveal())) == 32
+    assert "unset EXOLLAMA_INSTANCE_ID" in account.notes[-1]
+    assert KEY not in "".join(account.notes)
+
+
 def test_the_key_is_in_the_user_data_only_and_the_user_data_in_no_repr() -> None:
     order = Account().draft(key=Secret(KEY))
     assert KEY not in repr(order.body)

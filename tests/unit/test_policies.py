@@ -100,6 +100,12 @@ def test_a_policy_allows_the_operations_that_stand_in_it_and_no_other_of_the_doc
     assert len(named) == len(set(named))
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_is_for_one_service_and_denies_all_others(name: str) -> None:
+    assert POLICIES[name]["default-service-strategy"] == "deny"
+    assert POLICIES[name]["services"].keys() == {"compute"}
+
+
 @pytest.mark.parametrize("name", ["client", "provisioner"])
 def test_of_an_instance_only_the_labels_may_be_updated(name: str) -> None:
     policy = Policy(POLICIES[name])

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.errors import SettingsError
-from client.settings import DEFAULT_IMAGE, Secret, Settings, endpoint_key, instance_name, model_name
+from client.settings import (
+    DEFAULT_IMAGE,
+    Reader,
+    Secret,
+    Settings,
+    endpoint_key,
+    instance_name,
+    model_name,
+    web_address,
+)
 from tests.fakes import API_KEY, API_SECRET, KEY, settings
 
 GOOD = {"EXOSCALE_API_KEY": API_KEY, "EXOSCALE_API_SECRET": API_SECRET}
@@ -217,6 +226,37 @@ def test_our_model_variable_wins_over_the_originals() -> None:
 def test_a_bad_model_of_the_original_module_is_blamed_on_its_variable() -> None:
     with pytest.raises(SettingsError, match=r"^GARUDA_OLLAMA_MODEL is 'no such!'"):
         read(GARUDA_OLLAMA_MODEL="no such!")
+
+
+@pytest.mark.parametrize(
+    ("env", "handed_out"),
+    [({}, False), ({"EXOLLAMA_INSTANCE_ID": " "}, False), ({"EXOLLAMA_INSTANCE_ID": "an-id"}, True)],
+    ids=["the user's own", "an empty id", "with an instance"],
+)
+def test_a_key_is_the_users_own_unless_it_came_with_an_instance(env: dict[str, str], handed_out: bool) -> None:
+    taken = read(EXOSCALE_OLLAMA_KEY=KEY, **env)
+    assert (taken.key, taken.key_handed_out) == (Secret(KEY), handed_out)
+
+
+SECRET_ADDRESSES = [
+    ("functions.example.org", "EXOLLAMA_PROVISION_URL is no https address: one looks like https://"),
+    ("https://f.example.org:s3cr3t/", "EXOLLAMA_PROVISION_URL is no https address: one looks like https://"),
+    ("https://f.example.org:99999/?code=s3cr3t", "EXOLLAMA_PROVISION_URL is no https address: one looks like https://"),
+    ("https://[s3cr3t", "EXOLLAMA_PROVISION_URL is no https address: one looks like https://"),
+    ("http://f.example.org/?code=s3cr3t", "EXOLLAMA_PROVISION_URL begins with http: plain http is for this machine's"),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), SECRET_ADDRESSES, ids=["no scheme", "a bad port", "a high port", "a bracket", "plain http"]
+)
+def test_what_is_wrong_with_an_address_that_may_carry_a_key_is_a_sentence_without_it(value: str, problem: str) -> None:
+    reader = Reader({"EXOLLAMA_PROVISION_URL": value})
+    assert reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True) is None
+    [said] = reader.problems
+    assert said.startswith(problem)
+    assert "s3cr3t" not in said
+    assert "f.example.org" not in said
 
 
 @pytest.mark.parametrize("chosen", [{}, {"EXOSCALE_ZONE": "at-vie-1"}], ids=["default zone", "chosen zone"])
