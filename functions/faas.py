@@ -48,6 +48,8 @@ ASK_S: Final = 5.0
 SPARE_S: Final = 1.0
 """What is left of the time for the answer itself."""
 RETRY_AFTER_S: Final = 5
+READ: Final = 16 * MAX_BODY
+"""Bytes of a body that are read though they are too many, so that who sends them sees the answer, and no reset."""
 
 
 class CallFailed(ExollamaError):
@@ -257,10 +259,10 @@ def wsgi(environ: Environ, start_response: Callable[[str, Headers], object]) -> 
     from http import HTTPStatus
 
     def request() -> Request:
-        length, most = str(environ.get("CONTENT_LENGTH") or "0"), MAX_BODY + 1  # one more tells that there is more
-        size = min(int(length[:18]), most) if length.isdecimal() else 0
+        length = str(environ.get("CONTENT_LENGTH") or "0")
+        size = min(int(length[:18]), READ) if length.isdecimal() else 0
         if environ.get("wsgi.input_terminated"):  # the server's word that the body ends by itself, if it is in chunks
-            size = most
+            size = READ
         body = environ["wsgi.input"].read(size)
         headers = {name[5:].replace("_", "-"): str(value) for name, value in environ.items() if name[:5] == "HTTP_"}
         return Request(
@@ -296,7 +298,7 @@ async def asgi(
     if scope["type"] != "http":
         raise BadCall(400, f"This application speaks HTTP, not {scope['type']}.")
     body = bytearray()
-    while len(body) <= MAX_BODY:
+    while len(body) < READ:
         part = await receive()
         if part["type"] == "http.disconnect":
             return
