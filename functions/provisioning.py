@@ -221,17 +221,14 @@ class Provisioning:
         """
         live = owned_live(self.cloud.list_instances(), self.name)
         others = [i for i in live if i.age_key > chosen.age_key and i.state == "running" and i.address]
-        if not others or not self._boots_or_is_ready(chosen.id):
+        good = self._status(chosen.id) if others else None
+        if good is None or failure(good) or _is_committed(good):
             return
         for one in others:
             status = self._status(one.id)
             if status and failure(status) is None and status["boot"]["phase"] != "ready":
                 self._condemned.add(one.id)
                 self.note(f"{chosen.id} was made first. {self.leftovers.removed(one.id)}")
-
-    def _boots_or_is_ready(self, instance_id: str) -> bool:
-        status = self._status(instance_id)
-        return status is not None and failure(status) is None and not _is_committed(status)
 
     # -- creating and starting
 
