@@ -55,11 +55,11 @@ class Endpoint:
         self._idle: http.client.HTTPSConnection | None = None
 
     @classmethod
-    def of(cls, instance: Instance, key: Secret, *, timeout_s: float = TIMEOUT_S) -> "Endpoint":
+    def of(cls, instance: Instance, key: Secret) -> "Endpoint":
         """The endpoint of an instance. Raises Unreachable where it has no address; talks to nobody yet."""
         if not instance.address:
             raise Unreachable(f"Instance {instance.id} has no public address (yet).")
-        return cls(instance.address, key, timeout_s=timeout_s)
+        return cls(instance.address, key)
 
     @property
     def url(self) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from client.boot import REACH_S, wait_ready
 from client.endpoint import PORT, Endpoint
 from client.errors import ExollamaError, SettingsError
-from client.settings import Secret
+from client.settings import Secret, key_handed_out, key_mark
 
 CURL = 'Then: curl --cacert "$EXOLLAMA_CACERT" -H "X-Ollama-Key: $EXOSCALE_OLLAMA_KEY" "$EXOLLAMA_URL/api/tags"'
 _GITHUB = ("GITHUB_ENV", "GITHUB_OUTPUT")
@@ -28,7 +28,6 @@ _GITHUB = ("GITHUB_ENV", "GITHUB_OUTPUT")
 def variables(endpoint: Endpoint, instance_id: str, key: Secret | None) -> dict[str, str]:
     """URL, the path of the verified certificate, and the key if it is given. The endpoint's proof is through.
 
-    The key comes with the instance's id, by which `client.settings` knows it for that one's.
     Raises ExollamaError where the certificate cannot be written.
     """
     assert endpoint.certificate
@@ -40,7 +39,13 @@ def variables(endpoint: Endpoint, instance_id: str, key: Secret | None) -> dict[
     except OSError as error:
         raise _unwritable(error) from None
     values = {"EXOLLAMA_URL": endpoint.url, "EXOLLAMA_CACERT": str(path)}
-    return values | ({"EXOSCALE_OLLAMA_KEY": key.reveal(), "EXOLLAMA_INSTANCE_ID": instance_id} if key else {})
+    return values | ({"EXOLLAMA_INSTANCE_ID": instance_id} | _key_variables(key) if key else {})
+
+
+def _key_variables(key: Secret) -> dict[str, str]:
+    """A key and, unless it is the user's own, the mark by which no other instance is given it."""
+    own = os.environ.get("EXOSCALE_OLLAMA_KEY", "").strip() == key.reveal() and not key_handed_out(os.environ)
+    return {"EXOSCALE_OLLAMA_KEY": key.reveal()} | ({} if own else {"EXOLLAMA_KEY_MARK": key_mark(key)})
 
 
 def certificate_folder() -> Path:
@@ -139,7 +144,7 @@ class Handout:
             "EXOSCALE_INSTANCE_NAME": result["name"],
             "EXOSCALE_OLLAMA_MODEL": result["model"],
         }
-        return values | ({"EXOSCALE_OLLAMA_KEY": result["key"].reveal()} if self.with_key else {})
+        return values | (_key_variables(result["key"]) if self.with_key else {})
 
 
 def _contradictions(args: argparse.Namespace, chosen: str) -> Iterator[str]:

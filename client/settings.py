@@ -92,7 +92,7 @@ class Settings(NamedTuple):
     model: str = DEFAULT_MODEL
     key: Secret | None = None
     key_handed_out: bool = False
-    """Whether `key` came with an instance (EXOLLAMA_INSTANCE_ID beside it), and so is for that one only."""
+    """Whether `key` came with an instance, and so is for that one only."""
     image: str = DEFAULT_IMAGE
     idle_s: int = DEFAULT_IDLE_S
     max_lifetime_s: int | None = DEFAULT_LIFETIME_S
@@ -138,7 +138,7 @@ class Settings(NamedTuple):
             disk_gib=reader.get("EXOSCALE_DISK_SIZE", whole("GiB", 10, 51200), 50),
             model=reader.get(model_variable, model_name, DEFAULT_MODEL),
             key=reader.get("EXOSCALE_OLLAMA_KEY", endpoint_key, None, secret=True),
-            key_handed_out=bool(env.get("EXOLLAMA_INSTANCE_ID", "").strip()),
+            key_handed_out=key_handed_out(env),
             image=reader.get("EXOSCALE_OLLAMA_IMAGE", _image, DEFAULT_IMAGE),
             idle_s=reader.get("EXOSCALE_IDLE_TIMEOUT", _SECONDS, DEFAULT_IDLE_S),
             max_lifetime_s=reader.get("EXOSCALE_MAX_LIFETIME", _lifetime, DEFAULT_LIFETIME_S),
@@ -189,6 +189,22 @@ class Reader:
                 f"{variable} has characters that no Exoscale key has (or fewer than 3): copy it again, without quotes."
             )
         return value
+
+
+def key_mark(key: Secret) -> str:
+    """What stands beside a key that was handed out (EXOLLAMA_KEY_MARK) and tells it from one of the user's own.
+
+    Part of its hash: of a key of 256 random bits that gives nothing away, and a user's own key gets none.
+    """
+    import hashlib
+
+    return hashlib.sha256(b"exollama-key-mark-v1\n" + key.reveal().encode()).hexdigest()[:16]
+
+
+def key_handed_out(env: Mapping[str, str]) -> bool:
+    """Whether the key in an environment was handed out with an instance."""
+    mark, key = env.get("EXOLLAMA_KEY_MARK", "").strip(), env.get("EXOSCALE_OLLAMA_KEY", "").strip()
+    return bool(mark and key) and mark == key_mark(Secret(key))
 
 
 def has_credentials(env: Mapping[str, str]) -> bool:

@@ -43,8 +43,6 @@ HTTP_S: Final = 25.0
 reap: who asks for that is a schedule, and an instance that does not answer takes half a minute to be sure of."""
 PATIENCE_S: Final = 2.0
 """After how long a call waits for nothing any more; it is asked again until the instance is ready."""
-ASK_S: Final = 5.0
-"""How long an instance may take to answer a reaper or a look, so that three times fit into a call."""
 SPARE_S: Final = 1.0
 """What is left of the time for the answer itself."""
 RETRY_AFTER_S: Final = 5
@@ -144,7 +142,7 @@ def _reap(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
     from functions import reap_idle
     from functions.zones import failures
 
-    result = reap_idle.run(settings, ask_s=ASK_S, **how)
+    result = reap_idle.run(settings, **how)
     if failed := failures(result):
         return 500, {**result, "error": " ".join(failed)}
     outcomes = [one["outcome"] for one in result["instances"]]
@@ -163,7 +161,7 @@ def _look(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
     from functions import status
     from functions.zones import failures
 
-    result = status.run(settings, ask_s=ASK_S, **how)
+    result = status.run(settings, **how)
     failed = [*failures(result), *status.overdue(result)]
     return (500, {**result, "error": " ".join(failed)}) if failed else (200, result)
 

@@ -4,19 +4,23 @@ Neighbours: `functions.provisioning` finds what this run, or runs before it, mad
 `functions.protocol` drains and acts. Like them without a clock or socket of its own.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from client.errors import BootFailed, EndpointError, ExollamaError, NotFound
+from client.boot import failure
+from client.errors import BootFailed, EndpointError, ExollamaError, NotFound, OutOfTime
 from client.model import Instance
 from functions.policy import Decision, Verb, by_probe, by_surplus
 from functions.protocol import ASKS, Outcome, act, drain, fresh_owner
 from functions.seams import Cloud, Connect
 
+log = logging.getLogger("exollama.provision")
+
 PAUSE_S: Final = 2.0
-WATCHDOG_S: Final = 900.0
-"""How long past its idle timeout an instance that nobody reaps powers itself off: `MARGIN_S` of cloudinit/agent.py."""
+WATCHDOG_S: Final = 600.0
+"""How long past its idle timeout an instance powers itself off at the earliest: `COMMIT_MARGIN_S` of agent.py."""
 
 
 class Leftovers:
@@ -54,44 +58,67 @@ class Leftovers:
                 trouble = trouble if error.silent else str(error)
         return Outcome(instance, "kept", trouble) if trouble else None
 
-    def end_as_its_maker(self, instance: Instance, error: BootFailed) -> None:
-        """End what a run before this one made, and raise why. Returns where it is kept to be looked at, or gone."""
-        kept = False
+    def end_as_its_maker(self, instance: Instance, error: BootFailed) -> bool:
+        """End what a run before this one made, and raise why.
+
+        Returns whether it got ready meanwhile; False where it is gone, or kept to be looked at.
+        """
+        kept: dict[str, Any] | None = None
 
         def judge(status: dict[str, Any]) -> Decision:
             nonlocal kept
             decision = by_probe(seen, self.cloud.now(), status)
-            kept = decision.verb is Verb.KEEP
+            kept = status if decision.verb is Verb.KEEP else None
             return decision
 
         try:
             seen = self.cloud.get_instance(instance.id)
             outcome = self._drained(seen, judge)
         except NotFound:
-            return
-        if not kept:
-            rest = f"{_became(instance.id, outcome)} Asking again makes another."
-            raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
+            return False
+        except OutOfTime:
+            raise
+        except ExollamaError as trouble:
+            outcome = Outcome(instance, "failed", f"not ended: {trouble}")
+        if kept is not None:
+            return failure(kept) is None
+        again = " Asking again makes another." if _ended(outcome) else ""
+        rest = f"{_became(instance.id, outcome)}{again}"
+        raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
 
-    def end_broken(self, instance: Instance) -> None:
-        """End what a run before this one made and that never got ready: in error, or off. Raises BootFailed then.
+    def end_broken(self, live: Iterable[Instance]) -> None:
+        """Where nothing else is left, end what runs before this one made and that broke, and raise that.
 
-        What is older than a boot takes, or may have powered itself off for want of use, is left to the reaper.
+        One in error, or off, that is no older than a boot takes. What may have powered itself off for want of use, or
+        is kept with its disk, is left to the reaper, as is what cannot be ended: a new one is made beside it.
         """
-        since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
-        boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
-        if since > boot:
-            return
-        try:
-            outcome = act(self.cloud, instance, Decision(Verb.DESTROY, f"in state {instance.state}, and never ready"))
-        except NotFound:
-            return
-        raise BootFailed(
-            f"Instance {instance.id} is {'off' if instance.state == 'stopped' else 'in state error'}, and never was "
-            f"ready. {_became(instance.id, outcome)} Asking again makes another; if that goes on, try another "
-            "EXOSCALE_INSTANCE_TYPE or zone.",
-            phase=instance.state,
-        )
+        for instance in live:
+            since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
+            boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
+            if since > boot or (instance.state == "stopped" and instance.policy.action != "destroy"):
+                continue
+            if instance.state not in ("error", "stopped"):
+                continue
+            reason = f"in state {instance.state}, soon after it was made"
+            try:
+                outcome = act(self.cloud, instance, Decision(Verb.DESTROY, reason))
+            except OutOfTime:
+                raise
+            except ExollamaError as trouble:
+                log.warning("%s", trouble)
+                continue
+            if _ended(outcome):
+                how = "off" if instance.state == "stopped" else "in state error"
+                raise BootFailed(
+                    f"Instance {instance.id} is {how} soon after it was made: it may never have been ready. "
+                    f"{_became(instance.id, outcome)} Asking again makes another; if that goes on, try another "
+                    "EXOSCALE_INSTANCE_TYPE or zone.",
+                    phase=instance.state,
+                )
+
+
+def _ended(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.outcome in ("destroyed", "begun")
 
 
 def _became(instance_id: str, outcome: Outcome | None) -> str:

@@ -110,8 +110,8 @@ def _key(settings: Settings, note: Note) -> Secret:
         return settings.key
     if settings.key:
         note(
-            "EXOSCALE_OLLAMA_KEY is another instance's, since EXOLLAMA_INSTANCE_ID stands beside it: this one gets a "
-            "key of its own. To give it yours, unset EXOLLAMA_INSTANCE_ID."
+            "EXOSCALE_OLLAMA_KEY is another instance's, since EXOLLAMA_KEY_MARK stands beside it: this one gets a key "
+            "of its own. To give it that one all the same, unset EXOLLAMA_KEY_MARK."
         )
     return Secret(secrets.token_hex(32))
 

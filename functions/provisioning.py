@@ -144,6 +144,8 @@ class Provisioning:
                     continue
                 self._yield_to(instance)
             return instance
+        if self.patience_s is not None:
+            self.leftovers.end_broken([i for i in live if i.id not in self._condemned])
         return None
 
     def _is_condemned(self, instance: Instance) -> bool:
@@ -153,7 +155,6 @@ class Provisioning:
                     f"Instance {instance.id} came up in state error. It is owned, and the reaper removes it: exollama "
                     "reap. Then run this again; if it happens again, try another EXOSCALE_INSTANCE_TYPE or zone."
                 )
-            self._ended_if_ours(instance)
             return True
         if instance.state != "stopped" or may_start(instance, self.cloud.now()):
             return False
@@ -164,14 +165,7 @@ class Provisioning:
                 "happens again.",
                 phase=instance.state,
             )
-        self._ended_if_ours(instance)
         return True
-
-    def _ended_if_ours(self, instance: Instance) -> None:
-        """End one in error, or off, that an earlier run made, and raise that."""
-        if self.patience_s is not None:
-            self._condemned.add(instance.id)
-            self.leftovers.end_broken(instance)
 
     def _is_hopeless(self, instance: Instance) -> bool:
         """Whether one that runs will take no requests: silent, a failed or overdue boot, or committed to going."""
@@ -198,7 +192,8 @@ class Provisioning:
         try:
             return [self.cloud.get_instance(self.created)]
         except NotFound:
-            if any(i.id != self.created and i.state in ("starting", "running") for i in others):
+            mine = {self.created, *self._condemned}
+            if any(i.id not in mine and i.state in ("starting", "running") for i in others):
                 self.created = None
                 return []
             raise Vanished(
@@ -222,9 +217,13 @@ class Provisioning:
         live = owned_live(self.cloud.list_instances(), self.name)
         others = [i for i in live if i.age_key > chosen.age_key and i.state == "running" and i.address]
         good = self._status(chosen.id) if others else None
-        if good is None or failure(good) or _is_committed(good):
-            return
+        until = chosen.booting_until(self.cloud.now())
+        overdue = until is None or self.cloud.now() >= until
+        if good is None or failure(good) or good.get("fence") or good["boot"]["phase"] == "ready" or overdue:
+            return  # nothing is certain of it, or it is ready, which is all that is waited for
         for one in others:
+            if self.patience_s is not None and self.monotonic() - self._began_s >= self.patience_s:
+                return
             status = self._status(one.id)
             if status and failure(status) is None and status["boot"]["phase"] != "ready":
                 self._condemned.add(one.id)
@@ -371,8 +370,10 @@ class Provisioning:
             if not self.keep_failed:
                 rest = f"{self.leftovers.removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
             raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
-        if self.patience_s is not None and error.phase != UNREACHABLE:
-            self.leftovers.end_as_its_maker(instance, error)
+        own = self.patience_s is not None and error.phase != UNREACHABLE
+        if own and self.leftovers.end_as_its_maker(instance, error):
+            self._condemned.discard(instance.id)
+            return
         self.note(f"Instance {instance.id} is of no use and left to the reaper: {error}")
         if error.phase == UNREACHABLE:
             # Our own network may be the reason, and a new instance would cost without being reachable either: so

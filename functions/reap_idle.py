@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from client.settings import Secret, Settings
+from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
 from functions.transport import sparing_send, urllib3_send
@@ -39,7 +39,6 @@ def run(
     settings: Settings,
     *,
     dry_run: bool = False,
-    ask_s: float | None = None,
     send: Send | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
@@ -47,13 +46,12 @@ def run(
     """Make one pass and return `{"dry_run", "zones", "instances": […], "failed": […]}`.
 
     Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed, stopped, planned, failed or,
-    where `send` or `sleep` raise OutOfTime, begun or unfinished. `ask_s` bounds each wait for an instance's own word
-    (10). `failed` holds sentences about zones that could not be looked
-    at. Raises ExollamaError where no zone could be.
+    where `send` or `sleep` raise OutOfTime, begun or unfinished. `failed` holds sentences about zones that could not
+    be looked at. Raises ExollamaError where no zone could be.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
-    outcomes = _reap(work, settings, ask_s, dry_run=dry_run) if work else []
+    outcomes = _reap(work, settings, dry_run=dry_run) if work else []
     return {
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],
@@ -62,18 +60,13 @@ def run(
     }
 
 
-def _reap(
-    work: Sequence[tuple[Cloud, Instance]], settings: Settings, ask_s: float | None, *, dry_run: bool
-) -> list[Outcome]:
-    from client.endpoint import TIMEOUT_S, Endpoint
+def _reap(work: Sequence[tuple[Cloud, Instance]], settings: Settings, *, dry_run: bool) -> list[Outcome]:
+    from client.endpoint import Endpoint
     from functions.protocol import reap_one
-
-    def connect(instance: Instance, key: Secret) -> Endpoint:
-        return Endpoint.of(instance, key, timeout_s=ask_s or TIMEOUT_S)
 
     def reap(index: int) -> tuple[int, Outcome]:
         cloud, instance = work[index]
-        return index, reap_one(cloud, connect, instance, dry_run=dry_run, key=settings.key)
+        return index, reap_one(cloud, Endpoint.of, instance, dry_run=dry_run, key=settings.key)
 
     # In any order, so that passes that are cut short do not all end before the same instances.
     order = secrets.SystemRandom().sample(range(len(work)), len(work))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.endpoint import TIMEOUT_S, Endpoint
+from client.endpoint import Endpoint
 from client.errors import Denied, ExollamaError, OutOfTime
 from client.model import Instance
 from client.settings import Settings
@@ -28,7 +28,6 @@ def run(
     *,
     probe: bool = False,
     check: bool = False,
-    ask_s: float = TIMEOUT_S,
     send: Send | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
@@ -39,8 +38,8 @@ def run(
     reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap`
     what a reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a
     reaper should have acted by now, else None; `failed` holds sentences about zones that could not be looked at, and
-    instances that could not be asked for want of a permission or of time. `ask_s` bounds each
-    wait for an instance's own word. Raises ExollamaError where no zone could be looked at.
+    instances that could not be asked for want of a permission or of time. Raises ExollamaError where no zone could be
+    looked at.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     unasked: list[str] = []
@@ -51,7 +50,7 @@ def run(
         heard, trouble, silent = None, "", True
         if probe or doubtful:
             try:
-                heard, trouble, silent = _ask(cloud, instance, settings, ask_s, tries=ASKS if doubtful else 1)
+                heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
             except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
                 trouble, silent = str(error), False
                 unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
@@ -69,7 +68,7 @@ def run(
 
 
 def _ask(
-    cloud: Cloud, instance: Instance, settings: Settings, ask_s: float, *, tries: int
+    cloud: Cloud, instance: Instance, settings: Settings, *, tries: int
 ) -> tuple[dict[str, Any] | None, str, bool]:
     """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied, OutOfTime."""
     try:
@@ -78,7 +77,7 @@ def _ask(
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
             return None, f"{seen.state}; its key or its address is not known", True
-        return ask(cloud, Endpoint.of(seen, key, timeout_s=ask_s), tries=tries)
+        return ask(cloud, Endpoint.of(seen, key), tries=tries)
     except (Denied, OutOfTime):
         raise
     except ExollamaError as error:

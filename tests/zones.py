@@ -41,7 +41,6 @@ class Zones:
         self.said: dict[str, Any] = {"idle_s": 9999.0}
         self.asked: list[tuple[str, Secret]] = []
         self.shut: list[str] = []
-        self.ask_s = 0.0
         self.elapsed_s = 0.0
         self.date = NOW
         self._lock = threading.RLock()
@@ -55,8 +54,7 @@ class Zones:
     def sleep(self, seconds: float) -> None:
         self.elapsed_s += seconds
 
-    def endpoint(self, instance: Instance, key: Secret, *, timeout_s: float = 0.0) -> "Agent":
-        self.ask_s = timeout_s
+    def endpoint(self, instance: Instance, key: Secret) -> "Agent":
         self.asked.append((instance.id, key))
         return Agent(self)
 

@@ -29,8 +29,10 @@ start() {
   # First the forwarder, which wakes nobody: where it cannot listen, nothing is created. One that this job has for the
   # same place and instance already is used again.
   folder=$RUNNER_TEMP/exollama-forwarder.$(printf '%s\n' "$LISTEN" "$EXOSCALE_ZONE" "$EXOSCALE_INSTANCE_NAME" \
-    "$EXOSCALE_API_KEY" | cksum | cut -d ' ' -f 1)
+    "$EXOSCALE_OLLAMA_MODEL" "$EXOSCALE_IDLE_TIMEOUT" "$EXOSCALE_API_KEY" | cksum | cut -d ' ' -f 1)
   forwarder=$(running "$folder") || {
+    ! alive "$folder" || fail "This job's forwarder runs and does not answer; its log is $folder/log."
+    trap 'kill "$started" 2>/dev/null || true; exit 143' INT TERM
     # A step ends once nothing holds its streams any more, so the forwarder gets none of them.
     [ -d "$folder" ] || mkdir -m 700 "$folder"
     nohup "$exollama" serve --listen "$LISTEN" --json >"$folder/address" 2>"$folder/log" </dev/null &
@@ -66,8 +68,12 @@ start() {
 }
 
 running() { # running FOLDER: print the address of the forwarder that an earlier step left there, if it answers
+  alive "$1" && address "$(cat "$1/pid")" "$1"
+}
+
+alive() { # alive FOLDER: whether that forwarder runs
   local pid
-  pid=$(cat "$1/pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null && address "$pid" "$1"
+  pid=$(cat "$1/pid" 2>/dev/null) && kill -0 "$pid" 2>/dev/null
 }
 
 address() { # address PID FOLDER: print the forwarder's once its status answers, within half a minute

@@ -148,7 +148,7 @@ def idle(instances: int = 100, latency_s: float = 0.01) -> dict[str, int]:
 
     zone = IdleZone(instances, latency_s)
     settings = Settings(api_key="EXObenchmark", api_secret=Secret("not-a-secret"), zones=("ch-gva-2",))
-    with patch.object(Endpoint, "of", lambda *_, **__: zone):
+    with patch.object(Endpoint, "of", lambda *_: zone):
         result = reap_idle.run(settings, send=zone, sleep=lambda _: time.sleep(latency_s))
     outcomes = Counter(one["outcome"] for one in result["instances"])
     assert outcomes == {"destroyed": instances}, outcomes

@@ -45,7 +45,7 @@ class Traffic(Zones):
                 self.in_progress.remove(found[1])
         return answer
 
-    def endpoint(self, instance: Instance, key: Secret, **_: object) -> "Companion":
+    def endpoint(self, instance: Instance, key: Secret) -> "Companion":
         self.asked.append((instance.id, key))
         return Companion(self)
 

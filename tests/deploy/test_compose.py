@@ -22,8 +22,8 @@ from tests.system.serving import PROMPT, whole
 from tests.system.verbs import Done, Running, let_pass, plant
 
 SERVE = {"EXOLLAMA_SERVE_TOKEN", "EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_TOKEN", "OLLAMA_ORIGINS"}
-NO_SETTING = "EXOLLAMA_INSTANCE_ID"
-"""Read all the same: a key beside it was handed out with that instance."""
+NO_SETTING = "EXOLLAMA_KEY_MARK"
+"""Read all the same: the key beside it was handed out with an instance."""
 REQUIRED = {"EXOSCALE_API_KEY": "EXOexample", "EXOSCALE_API_SECRET": "example-secret"}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from client.model import read_header
+from client.settings import Secret, key_mark
 from functions import provision
 from functions.zones import side_by_side
 from tests.simulator import Seen, Simulator
@@ -158,8 +159,9 @@ def test_the_key_of_one_instance_is_not_given_to_the_next_one(records: Simulator
     own = "0123456789abcdef" * 4
     clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-1", EXOSCALE_OLLAMA_KEY=own).ended(0)
     [one] = records.instances()
-    handed_out = {"EXOSCALE_OLLAMA_KEY": own, "EXOLLAMA_INSTANCE_ID": one.id}
-    clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-2", **handed_out).ended(0, "unset EXOLLAMA_INSTANCE_ID")
+    assert key_of(one) == own
+    handed_out = {"EXOSCALE_OLLAMA_KEY": own, "EXOLLAMA_KEY_MARK": key_mark(Secret(own))}
+    clerk.provisions(EXOSCALE_INSTANCE_NAME="ci-2", **handed_out).ended(0, "unset EXOLLAMA_KEY_MARK")
     keys = {seen.labels["exollama-name"]: key_of(seen) for seen in records.instances()}
     assert keys["nci-1"] == own != keys["nci-2"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from client.settings import Secret, key_mark
 from tests.simulator import Seen, Simulator
 from tests.simulator.driver import ask, status
 from tests.system.verbs import ROOT, User, changes, let_pass
@@ -133,9 +134,8 @@ def test_what_env_prints_as_json_is_enough_for_a_strict_tls_client(user: User, u
     assert "key" not in user.run("env", "--json", "--no-key").ended(0).json
     keyless = user.run("env", "--no-key").ended(0)
     assert up.key not in keyless.said
-    # The id marks the key for this instance's: without the key it would mark one of the user's own.
-    assert "EXOLLAMA_INSTANCE_ID" not in keyless.out
-    assert f"export EXOLLAMA_INSTANCE_ID={up.id}\n" in user.run("env").ended(0).out
+    assert "EXOLLAMA_KEY_MARK" not in keyless.out
+    assert f"export EXOLLAMA_KEY_MARK={key_mark(Secret(up.key))}\n" in user.run("env").ended(0).out
 
 
 def test_status_shows_a_table_or_json_and_with_probe_what_the_instance_says(user: User, up: Seen) -> None:

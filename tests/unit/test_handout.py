@@ -12,7 +12,7 @@ import functions.provision
 from client import cli
 from client.endpoint import Endpoint
 from client.errors import Unreachable
-from client.settings import Secret
+from client.settings import Secret, key_mark
 from tests.fakes import API_KEY, API_SECRET, KEY
 
 ID = "0e7bb6d5-4ac9-4c51-8b5c-b19f1a8b5b5e"
@@ -29,6 +29,7 @@ RESULT = {
     "key": Secret(KEY),
 }
 WORDS = f"{RESULT['url']}  {RESULT['model']}  {RESULT['id']} in ch-gva-2, ready\n"
+MARK = key_mark(Secret(KEY))
 
 
 class Runner:
@@ -102,6 +103,7 @@ def test_for_a_shell_there_are_lines_to_be_evaluated(runner: Runner, capsys: pyt
         "EXOLLAMA_CACERT": certificate(runner),
         "EXOSCALE_OLLAMA_KEY": KEY,
         "EXOLLAMA_INSTANCE_ID": RESULT["id"],
+        "EXOLLAMA_KEY_MARK": MARK,
     }
     assert KEY not in err
     assert "Then: curl --cacert" in err
@@ -129,6 +131,7 @@ def test_for_github_the_key_is_masked_first_and_then_stands_in_the_environment_o
         "EXOLLAMA_CACERT": certificate(runner),
         "EXOSCALE_OLLAMA_KEY": KEY,
         "EXOLLAMA_INSTANCE_ID": RESULT["id"],
+        "EXOLLAMA_KEY_MARK": MARK,
     }
     assert runner.written("GITHUB_OUTPUT") == {"url": RESULT["url"], "id": RESULT["id"], "model": RESULT["model"]}
 
@@ -147,7 +150,7 @@ def test_for_gitlab_there_is_what_a_later_job_needs_and_the_key_only_where_it_wa
         "EXOSCALE_OLLAMA_MODEL": RESULT["model"],
     }
     assert dict(line.split("=", 1) for line in out.splitlines()) == expected | (
-        {"EXOSCALE_OLLAMA_KEY": KEY} if flags else {}
+        {"EXOSCALE_OLLAMA_KEY": KEY, "EXOLLAMA_KEY_MARK": MARK} if flags else {}
     )
     assert KEY not in err
     assert ("The key is left out" in err) is not bool(flags)
@@ -250,3 +253,15 @@ def test_a_file_that_vanishes_meanwhile_is_told_with_the_instance_that_is_there(
     assert "GITHUB_OUTPUT cannot be written any more" in err
     assert ID in err
     assert KEY not in err
+
+
+def test_a_key_of_the_users_own_gets_no_mark_and_one_that_was_handed_out_keeps_it(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXOSCALE_OLLAMA_KEY", KEY)
+    assert provision("--format", "env") == 0
+    assert "EXOLLAMA_KEY_MARK" not in capsys.readouterr().out
+    monkeypatch.setenv("EXOLLAMA_KEY_MARK", MARK)
+    assert provision("--format", "env") == 0
+    assert f"EXOLLAMA_KEY_MARK={MARK}" in capsys.readouterr().out
+    assert KEY[:4] not in MARK

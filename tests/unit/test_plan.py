@@ -359,7 +359,7 @@ def test_a_key_that_was_handed_out_with_another_instance_is_not_given_to_a_new_o
     header = Instance(id="x", zone=ZONE, user_data=order.user_data).header()
     assert header
     assert len(bytes.fromhex(header.key.reveal())) == 32
-    assert "unset EXOLLAMA_INSTANCE_ID" in account.notes[-1]
+    assert "unset EXOLLAMA_KEY_MARK" in account.notes[-1]
     assert KEY not in "".join(account.notes)
 
 

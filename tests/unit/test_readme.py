@@ -28,9 +28,9 @@ def test_every_setting_that_is_read_stands_in_the_readme_and_no_other() -> None:
     asked: set[str] = set()
     Settings.from_env(Recording(REQUIRED))
     documented = set(re.findall(r"`((?:EXOSCALE|GARUDA)_[A-Z_]+)`", TEXT))
-    assert asked - documented == {"EXOLLAMA_INSTANCE_ID"}, "no setting: provision hands it out"
+    assert asked - documented == {"EXOLLAMA_KEY_MARK"}, "no setting: provision hands it out"
     assert documented <= asked
-    assert "`EXOLLAMA_INSTANCE_ID`" in TEXT
+    assert "`EXOLLAMA_KEY_MARK`" in TEXT
 
 
 @pytest.mark.parametrize("variable", sorted(ROWS))

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from client.errors import BootFailed, ExollamaError, NotFound, OperationFailed, OutOfTime, Unreachable
+from client.errors import (
+    BootFailed,
+    Conflict,
+    ExollamaError,
+    NotFound,
+    OperationFailed,
+    OutOfTime,
+    Unreachable,
+    Vanished,
+)
 from functions.budget import Budget
 from tests.fakes import NOW, Machine, Run, World, a_day_old, label_map
 
@@ -126,7 +135,7 @@ def test_a_boot_that_never_ends_is_told_and_ended_once_its_time_is_over() -> Non
 
 
 @pytest.mark.parametrize(
-    ("becomes", "words"), [("error", "is in state error, and never was ready"), ("stopped", "is off, and never was")]
+    ("becomes", "words"), [("error", "is in state error soon after"), ("stopped", "is off soon after it was made")]
 )
 def test_an_instance_that_breaks_in_its_boot_is_told_and_ended_each_time(becomes: str, words: str) -> None:
     world = World()
@@ -147,15 +156,53 @@ def test_an_instance_that_breaks_in_its_boot_is_told_and_ended_each_time(becomes
     [
         {"state": "error", "created": NOW - timedelta(hours=1)},
         {"state": "stopped", "created": NOW - timedelta(hours=1)},
-        # It may have been used and have powered itself off: 60 s idle, and the watchdog's 15 minutes.
+        {"state": "stopped", "created": NOW, "labels": label_map(action="stop", activity=NOW - timedelta(days=2))},
+        # It may have been used and have powered itself off: 60 s idle, and the watchdog's 10 minutes.
         {"state": "stopped", "created": NOW - timedelta(minutes=20), "labels": label_map(idle="s60")},
     ],
-    ids=["error", "stopped", "stopped, of a short idle timeout"],
+    ids=["error", "stopped", "stopped, its disk kept", "stopped, of a short idle timeout"],
 )
 def test_one_that_may_have_been_ready_once_is_left_to_the_reaper_and_replaced(changes: dict[str, Any]) -> None:
     world = World(a_day_old(**changes))
     assert Asked(world).until_ready() == "new-1"
     assert "a" in world.machines
+
+
+@pytest.mark.parametrize("state", ["error", "stopped"])
+def test_one_that_broke_is_in_nobodys_way_where_another_is_ready(state: str) -> None:
+    world = World(
+        Machine(id="broken", state=state, created=NOW - timedelta(minutes=5)),
+        Machine(id="good", created=NOW - timedelta(minutes=1)),
+    )
+    assert Asked(world).once() == "good"
+    assert "broken" in world.machines
+
+
+@pytest.mark.parametrize("obstacle", ["protected", "somebody else's"])
+def test_one_that_broke_and_cannot_be_ended_is_in_nobodys_way(obstacle: str) -> None:
+    world = World(Machine(id="broken", state="error"))
+    if obstacle == "protected":
+        world.fail("delete_instance", *[Conflict("DELETE", "/instance/broken", 409, "protected")] * 9)
+    else:
+        world.machines["broken"].request = None
+    assert Asked(world).until_ready() == "new-1"
+    assert "broken" in world.machines
+
+
+def test_a_failed_boot_that_may_not_be_ended_is_told_with_both_reasons() -> None:
+    world = World(a_day_old(failed="docker", created=NOW))
+    world.fail("delete_instance", *[Conflict("DELETE", "/instance/a", 409, "protected")] * 9)
+    with pytest.raises(BootFailed, match=r"(?s)phase docker.*protected"):
+        Asked(world).once()
+    assert not world.named("create_instance")
+
+
+def test_a_boot_that_gets_ready_while_it_is_to_be_ended_is_used() -> None:
+    world = World(a_day_old(created=NOW, ready_at=1e9, labels=label_map(boot="s60")))
+    world.at(60, lambda: None)
+    world.before["fence"] = lambda: setattr(world.machines["a"], "ready_at", 0.0)
+    assert Asked(world).until_ready() == "a"
+    assert not world.named("create_instance", "delete_instance")
 
 
 def test_a_create_that_fails_late_is_told() -> None:
@@ -277,6 +324,22 @@ def test_one_that_is_silent_ready_or_failed_is_not_taken_for_surplus(changes: di
     assert "twin-1" in world.machines
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"created": NOW - timedelta(hours=1)}, {"fence": {"owner": "a reaper's", "lease_s": 60.0, "committed": False}}],
+    ids=["overdue", "fenced"],
+)
+def test_nothing_is_ended_beside_one_that_may_be_about_to_go(changes: dict[str, Any]) -> None:
+    world = made_at_once(2)
+    for name, value in changes.items():
+        setattr(world.machines["twin-0"], name, value)
+    if "created" in changes:
+        world.machines["twin-0"].labels = label_map(request=f"r{0:032x}", activity=NOW - timedelta(hours=1))
+        world.machines["twin-0"].ready_at = 1e9
+    Asked(world).polled(1)
+    assert "twin-1" in world.machines
+
+
 def test_nothing_is_ended_beside_one_that_is_kept_failed() -> None:
     world = made_at_once(2)
     world.machines["twin-0"].failed, world.machines["twin-0"].keep_failed = "docker", True
@@ -290,4 +353,13 @@ def test_a_run_that_waits_for_its_own_uses_the_older_one_where_its_own_was_ended
     world.new = {"ready_at": 1e9}
     world.at(8.0, lambda: world.machines.pop("new-1"))
     assert Run(world)().instance.id == "older"
+    assert len(world.named("create_instance")) == 1
+
+
+def test_a_run_whose_own_instance_is_deleted_by_hand_makes_no_other_beside_one_that_is_of_no_use() -> None:
+    world = World(a_day_old(failed="docker", keep_failed=True))
+    world.new = {"ready_at": 1e9}
+    world.at(8.0, lambda: world.machines.pop("new-1"))
+    with pytest.raises(Vanished, match="removed by somebody else"):
+        Run(world)()
     assert len(world.named("create_instance")) == 1

@@ -19,6 +19,7 @@ from client.settings import (
     Settings,
     endpoint_key,
     instance_name,
+    key_mark,
     model_name,
     web_address,
 )
@@ -230,8 +231,14 @@ def test_a_bad_model_of_the_original_module_is_blamed_on_its_variable() -> None:
 
 @pytest.mark.parametrize(
     ("env", "handed_out"),
-    [({}, False), ({"EXOLLAMA_INSTANCE_ID": " "}, False), ({"EXOLLAMA_INSTANCE_ID": "an-id"}, True)],
-    ids=["the user's own", "an empty id", "with an instance"],
+    [
+        ({}, False),
+        ({"EXOLLAMA_KEY_MARK": " "}, False),
+        ({"EXOLLAMA_INSTANCE_ID": "an-id"}, False),
+        ({"EXOLLAMA_KEY_MARK": key_mark(Secret(KEY[::-1]))}, False),
+        ({"EXOLLAMA_KEY_MARK": key_mark(Secret(KEY))}, True),
+    ],
+    ids=["the user's own", "an empty mark", "beside an id", "another's mark", "with its mark"],
 )
 def test_a_key_is_the_users_own_unless_it_came_with_an_instance(env: dict[str, str], handed_out: bool) -> None:
     taken = read(EXOSCALE_OLLAMA_KEY=KEY, **env)

@@ -24,7 +24,7 @@ class Tidying:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world: World) -> None:
         monkeypatch.setattr(reap_idle, "Cloud", lambda *_, **__: world)
-        monkeypatch.setattr(Endpoint, "of", lambda instance, key, **_: world.connect(instance, key))
+        monkeypatch.setattr(Endpoint, "of", world.connect)
         self.world = world
         self.notes: list[str] = []
 
