@@ -20,7 +20,7 @@ from client.boot import Progress
 from client.endpoint import Endpoint
 from client.errors import ExollamaError, SettingsError
 from client.model import printable
-from client.settings import Reader, Secret, endpoint_key, web_address
+from client.settings import Reader, Secret, by_function, endpoint_key, web_address
 from client.transport import Disconnected, Request, Response, Send, http_client_send
 
 ONLY_WITH_CREDENTIALS: Final[Mapping[str, str]] = {
@@ -124,13 +124,9 @@ class Function:
     def from_env(cls, env: Mapping[str, str], progress: Progress) -> Function:
         """The function that the environment names. Raises SettingsError, every problem at once."""
         reader = Reader(env)
-        url = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
-        token = reader.get("EXOLLAMA_FUNCTION_TOKEN", bearer, None, secret=True)
-        problems = reader.problems
-        if not env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
-            problems.append("EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it.")
-        if problems or url is None or token is None:
-            raise SettingsError(*problems)
+        url, token = named(reader)
+        if reader.problems or url is None or token is None:
+            raise SettingsError(*reader.problems)
         return cls(url, token, progress)
 
     def provision(self) -> Provisioned:
@@ -148,11 +144,12 @@ class Function:
                     ) from error
                 self._sleep(min(2.0**failures, _MAX_WAIT_S))
                 continue
-            said = _said(answer)
+            parsed = _parsed(answer)
+            said = parsed or {}
             if answer.status == 200:
                 return Provisioned.read(said)
             if answer.status in (401, 403):
-                its_words = f" It says: {_words(answer, said)}" if said.get("error") else ""
+                its_words = f" It says: {_words(answer, parsed)}" if said.get("error") else ""
                 raise SettingsError(
                     f"{self._where} refuses EXOLLAMA_FUNCTION_TOKEN ({answer.status}): set it to the function's own."
                     f"{its_words}"
@@ -161,7 +158,7 @@ class Function:
             passing = answer.status in (429, 502, 503, 504) and not said.get("error")
             failures = failures + 1 if passing else 0
             if failures == _ATTEMPTS or (answer.status != 202 and not passing):
-                raise ExollamaError(f"The provision function failed ({answer.status}): {_words(answer, said)}")
+                raise ExollamaError(f"The provision function failed ({answer.status}): {_words(answer, parsed)}")
             if time.monotonic() - began > _PATIENCE_S:
                 raise ExollamaError(f"The provision function was asked for {_PATIENCE_S:.0f} s, and is not done.")
             phase = printable(said.get("phase") or "provisioning")[:40]
@@ -174,7 +171,16 @@ class Function:
         return self._send(Request("POST", self._url, headers, b'{"action":"provision"}', _ASK_S))
 
 
-def bearer(value: str) -> Secret:
+def named(reader: Reader) -> tuple[str | None, Secret | None]:
+    """URL and token of the function that an environment names; the reader has what is wrong with them."""
+    url = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
+    token = reader.get("EXOLLAMA_FUNCTION_TOKEN", _bearer, None, secret=True)
+    if by_function(reader.env) and not reader.env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
+        reader.problems.append("EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it.")
+    return url, token
+
+
+def _bearer(value: str) -> Secret:
     """A token, whoever made it. Raises ValueError without repeating it."""
     if not re.fullmatch(r"[!-~]{1,4096}", value):
         raise ValueError("has characters that no token has, a space or a line's end perhaps.")
@@ -186,24 +192,17 @@ def _percent(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
 
 
-def _words(answer: Response, said: dict[str, Any]) -> str:
+def _words(answer: Response, parsed: dict[str, Any] | None) -> str:
     """Why it failed, in its own words. An answer of another shape may have a key in it, and is not shown."""
-    if said or _is_json(answer.body):
-        return printable(said.get("error") or "it does not say why")[:500]
-    return printable(answer.body[:200].decode("utf-8", "replace"))
+    if parsed is None:
+        return printable(answer.body[:200].decode("utf-8", "replace"))
+    return printable(parsed.get("error") or "it does not say why")[:500]
 
 
-def _is_json(body: bytes) -> bool:
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _said(answer: Response) -> dict[str, Any]:
+def _parsed(answer: Response) -> dict[str, Any] | None:
+    """The JSON object that an answer is; empty for JSON of another kind, None for what is none."""
     try:
         said = json.loads(answer.body)
     except (ValueError, RecursionError):
-        said = None
+        return None
     return said if isinstance(said, dict) else {}

@@ -18,10 +18,10 @@ from typing import Final
 from client.boot import Board
 from client.errors import NoInstance, SettingsError
 from client.forwarder import Address, Forwarder
-from client.function import ONLY_WITH_CREDENTIALS, Function, bearer
+from client.function import ONLY_WITH_CREDENTIALS, Function, named
 from client.guard import Guard, origins
 from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
-from client.settings import Reader, Secret, Settings, by_function, endpoint_key, web_address
+from client.settings import Reader, Secret, Settings, by_function, endpoint_key
 from client.source import ByUrl, Source
 from client.terminal import Terminal
 
@@ -50,9 +50,8 @@ class Options:
         hold_s = reader.read("--hold", _seconds, args.hold, 0.0)
         drain_s = reader.read("--drain", _seconds, args.drain, 0.0)
         token = reader.get("EXOLLAMA_SERVE_TOKEN", _token, None, secret=True)
-        function_token = reader.get("EXOLLAMA_FUNCTION_TOKEN", bearer, None, secret=True)
-        where = reader.get("EXOLLAMA_PROVISION_URL", web_address, None, secret=True)
         allowed = reader.get("OLLAMA_ORIGINS", origins, ())
+        where, function_token = named(reader)
         by_url = by_function(env)
         problems = [*reader.problems, *_contradictions(args, env, by_url=by_url)]
         guard = None
@@ -77,8 +76,6 @@ class Options:
 
 def _contradictions(args: argparse.Namespace, env: Mapping[str, str], *, by_url: bool) -> Iterator[str]:
     """What does not go together."""
-    if by_url and not env.get("EXOLLAMA_FUNCTION_TOKEN", "").strip():
-        yield "EXOLLAMA_FUNCTION_TOKEN is not set: the provision function demands it."
     if by_url and args.no_provision:
         yield ONLY_WITH_CREDENTIALS["no_provision"]
     if by_url and args.on_exit != "keep":

@@ -13,12 +13,11 @@ from client.boot import failure
 from client.errors import BootFailed, EndpointError, ExollamaError, NotFound, OutOfTime
 from client.model import Instance
 from functions.policy import Decision, Verb, by_probe, by_surplus
-from functions.protocol import ASKS, Outcome, act, drain, fresh_owner
+from functions.protocol import ASK_PAUSE_S, ASKS, Outcome, act, drain, fresh_owner
 from functions.seams import Cloud, Connect
 
 log = logging.getLogger("exollama.provision")
 
-PAUSE_S: Final = 2.0
 WATCHDOG_S: Final = 600.0
 """How long past its idle timeout an instance powers itself off at the earliest: `COMMIT_MARGIN_S` of agent.py."""
 
@@ -50,7 +49,7 @@ class Leftovers:
         owner = fresh_owner()  # for all attempts: one whose answer was lost may have shut it
         for attempt in range(ASKS if header else 0):
             if attempt:
-                self.cloud.sleep(PAUSE_S)
+                self.cloud.sleep(ASK_PAUSE_S)
             assert header
             try:
                 return drain(self.cloud, self.connect(instance, header.key), instance, judge, owner=owner)
@@ -86,18 +85,16 @@ class Leftovers:
         rest = f"{_became(instance.id, outcome)}{again}"
         raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error
 
-    def end_broken(self, live: Iterable[Instance]) -> None:
+    def end_broken(self, broken: Iterable[Instance]) -> None:
         """Where nothing else is left, end what runs before this one made and that broke, and raise that.
 
-        One in error, or off, that is no older than a boot takes. What may have powered itself off for want of use, or
-        is kept with its disk, is left to the reaper, as is what cannot be ended: a new one is made beside it.
+        `broken` are in error, or off. Those that are older than a boot takes, may have powered themselves off for want
+        of use, are kept with their disk, or cannot be ended are left to the reaper: a new one is made beside them.
         """
-        for instance in live:
+        for instance in broken:
             since = self.cloud.now() - (instance.created or datetime.min.replace(tzinfo=UTC))
             boot = timedelta(seconds=min(instance.policy.boot_s, instance.policy.idle_s + WATCHDOG_S))
             if since > boot or (instance.state == "stopped" and instance.policy.action != "destroy"):
-                continue
-            if instance.state not in ("error", "stopped"):
                 continue
             reason = f"in state {instance.state}, soon after it was made"
             try:

@@ -133,8 +133,7 @@ class Provisioning:
         if self.created and self.created not in {i.id for i in live}:
             # Lists may lag behind. Ours has to take part all the same: two runs that each see only the other's
             # instance would both give way.
-            ours = self._ours(others=live)
-            live = sorted([*live, *ours], key=lambda i: i.age_key)
+            live = sorted([*live, *self._ours(others=live)], key=lambda i: i.age_key)
         for instance in sorted(live, key=lambda i: i.state in ("stopping", "stopped")):
             if instance.id in self._condemned or self._is_condemned(instance):
                 continue
@@ -186,7 +185,7 @@ class Provisioning:
         except (NotFound, EndpointError):
             return None
 
-    def _ours(self, others: Sequence[Instance] = ()) -> list[Instance]:
+    def _ours(self, others: Sequence[Instance]) -> list[Instance]:
         """The one that this run made; none where somebody removed it as the one too many, and others are there."""
         assert self.created
         try:

@@ -35,6 +35,19 @@ def settings(**changes: Any) -> Settings:
     return Settings(api_key=API_KEY, api_secret=Secret(API_SECRET))._replace(**changes)
 
 
+def settings_read() -> set[str]:
+    """The variables that Settings asks for."""
+
+    class Recording(dict[str, str]):
+        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+            asked.add(name)
+            return super().get(name, default)
+
+    asked: set[str] = set()
+    Settings.from_env(Recording(EXOSCALE_API_KEY=API_KEY, EXOSCALE_API_SECRET=API_SECRET))
+    return asked
+
+
 def user_data(request: str = NONCE, key: str = KEY) -> str:
     """What get-instance shows of an instance of ours, as far as anybody reads it back."""
     header = json.dumps({"v": 1, "request": request, "key": key})

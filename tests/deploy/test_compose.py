@@ -16,6 +16,7 @@ import yaml
 from client.settings import Settings
 from tests.deploy.composed import DOCKER, PARSERS, Service, resolved
 from tests.deploy.tools import SETTINGS, filled_in, stand_in
+from tests.fakes import settings_read
 from tests.simulator import Simulator
 from tests.simulator.driver import Answer
 from tests.system.serving import PROMPT, whole
@@ -24,25 +25,13 @@ from tests.system.verbs import Done, Running, let_pass, plant
 SERVE = {"EXOLLAMA_SERVE_TOKEN", "EXOLLAMA_PROVISION_URL", "EXOLLAMA_FUNCTION_TOKEN", "OLLAMA_ORIGINS"}
 NO_SETTING = "EXOLLAMA_KEY_MARK"
 """Read all the same: the key beside it was handed out with an instance."""
+PASSED_ON = settings_read() - {NO_SETTING}
 REQUIRED = {"EXOSCALE_API_KEY": "EXOexample", "EXOSCALE_API_SECRET": "example-secret"}
 
 
-def settings_read() -> set[str]:
-    """The variables that Settings asks for."""
-
-    class Recording(dict[str, str]):
-        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
-            asked.add(name)
-            return super().get(name, default)
-
-    asked: set[str] = set()
-    Settings.from_env(Recording(REQUIRED))
-    return asked - {NO_SETTING}
-
-
 def serve_reads() -> set[str]:
-    """The variables of serve's own, from its source."""
-    source = (DOCKER.parents[1] / "client/serve.py").read_text()
+    """The variables of serve's own, from its source and that of the function that it may ask."""
+    source = "".join((DOCKER.parents[1] / f"client/{name}.py").read_text() for name in ("serve", "function"))
     return set(re.findall(r'"(EXOLLAMA_[A-Z_]+|OLLAMA_[A-Z_]+)"', source))
 
 
@@ -54,8 +43,8 @@ def parser(request: pytest.FixtureRequest) -> str:
 def test_each_service_gets_every_variable_that_is_read_and_no_other(parser: str, tmp_path: Path) -> None:
     services = resolved(parser, tmp_path)
     assert serve_reads() == SERVE
-    assert set(services["reaper"]["environment"]) == settings_read()
-    assert set(services["forwarder"]["environment"]) == settings_read() | SERVE
+    assert set(services["reaper"]["environment"]) == PASSED_ON
+    assert set(services["forwarder"]["environment"]) == PASSED_ON | SERVE
 
 
 @pytest.mark.parametrize("env", ["", SETTINGS.read_text()], ids=["empty", "the example"])
@@ -84,7 +73,7 @@ def test_what_the_original_documents_for_env_reaches_both_services(parser: str, 
 
 def test_the_example_of_settings_has_every_variable_and_its_default() -> None:
     lines = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", SETTINGS.read_text(), re.MULTILINE))
-    assert set(lines) == settings_read() | SERVE | {"COMPOSE_PROJECT_NAME"}
+    assert set(lines) == PASSED_ON | SERVE | {"COMPOSE_PROJECT_NAME"}
     assert Settings.from_env(lines | REQUIRED) == Settings.from_env(REQUIRED)
 
 

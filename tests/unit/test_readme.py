@@ -8,6 +8,7 @@ import pytest
 
 from client import cli
 from client.settings import Settings
+from tests.fakes import settings_read
 from tests.readme import README, generated
 
 TEXT = README.read_text()
@@ -20,13 +21,7 @@ def test_the_help_texts_in_the_readme_are_those_of_the_code() -> None:
 
 
 def test_every_setting_that_is_read_stands_in_the_readme_and_no_other() -> None:
-    class Recording(dict[str, str]):
-        def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
-            asked.add(name)
-            return super().get(name, default)
-
-    asked: set[str] = set()
-    Settings.from_env(Recording(REQUIRED))
+    asked = settings_read()
     documented = set(re.findall(r"`((?:EXOSCALE|GARUDA)_[A-Z_]+)`", TEXT))
     assert asked - documented == {"EXOLLAMA_KEY_MARK"}, "no setting: provision hands it out"
     assert documented <= asked
