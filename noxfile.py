@@ -39,11 +39,11 @@ def install(session: nox.Session, *groups: str, runtime: bool = True) -> None:
 
 
 def workers() -> list[str]:
-    """What makes pytest deal its files out: they wait for sockets half of the time, hence one worker more."""
+    """What makes pytest deal its files out, to one worker per processor: with more, what is timed gets too little."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if processors == 1:
         return []
-    return ["--numprocesses", str(min(processors + 1, MOST_WORKERS)), *DEALT]
+    return ["--numprocesses", str(min(processors, MOST_WORKERS)), *DEALT]
 
 
 @nox.session

@@ -181,7 +181,8 @@ class Endpoint:
                 answer = self._exchange(connection, method, path, b"")
                 body = answer.read(_MAX_JSON)
                 if answer.length and len(body) < _MAX_JSON:  # http.client takes an early end for the whole of it
-                    raise http.client.IncompleteRead(body, answer.length)
+                    # Whoever begins an answer is no silent machine: three of these condemn nothing.
+                    raise Garbled(f"{self.url} stopped answering: {answer.length} bytes of its answer are missing.")
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise _silence(error)(f"{self.url} stopped answering: {_why(error)}.") from error

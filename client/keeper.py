@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from client.boot import Board
@@ -309,10 +310,10 @@ class Keeper:
             self._unrecorded = bool(self.in_use)
             # Until it is over; then what it says is right for a quarter of the idle timeout.
             self._record_due = now + self.place.idle_s / 4
-            self._chore(self._record(self.place))
+            self._chore(partial(self._record, self.place))
         if now >= self._tidy_due and not self._waking:  # which tidies up itself, and knows what to spare
             self._tidy_due = now + _TIDY_S
-            self._chore(self._tidy())
+            self._chore(self._tidy)
         self._warn()
 
     async def _record(self, place: Place, *, always: bool = False) -> None:
@@ -355,10 +356,10 @@ class Keeper:
         if self.pool:
             self.pool.close()
 
-    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+    def _chore(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async def doing() -> None:
             try:
-                await work
+                await work()  # made here: a loop that ends before this begins leaves nothing that was never awaited
             except Exception:
                 log.exception("a chore failed")
 
