@@ -1,14 +1,11 @@
-"""Estimates: the memory and disk that a model needs, from its tag, and what an hour costs, from prices.json.
+"""Estimates: the memory and disk that a model needs, from its tag.
 
 Everything here is "about": a tag says how many parameters and which quantisation, not how a model is built.
-Neighbours: `functions.plan` chooses the type with it. No I/O but reading prices.json.
+Neighbours: `functions.plan` chooses the type with it, `client.prices` has what that costs. No I/O.
 """
 
-import json
 import re
-from functools import cache
-from importlib import resources
-from typing import Any, Final
+from typing import Final
 
 GIB: Final = 1 << 30
 SYSTEM_BYTES: Final = 1 * GIB
@@ -55,15 +52,3 @@ def memory_bytes(model: str) -> int | None:
 def disk_gib(model: str) -> int:
     """The least disk in GiB for the system, the container image and the model (as far as its tag tells)."""
     return IMAGE_GIB + -(-(weights_bytes(model) or 0) // GIB)
-
-
-@cache
-def _prices() -> dict[str, Any]:
-    prices: dict[str, Any] = json.loads(resources.files("functions").joinpath("prices.json").read_text())
-    return prices
-
-
-def hourly_cost(instance_type: str, disk: int) -> float | None:
-    """About what an hour of a running instance costs, with its disk of so many GiB; None for a type without a price."""
-    price = _prices()["types"].get(instance_type)
-    return None if price is None else float(price) + disk * float(_prices()["volume_gib_hour"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from client import __version__, labels
+from client import __version__, labels, prices
 from client.endpoint import PORT
 from client.errors import ApiError, Conflict, ExollamaError
 from client.settings import DEFAULT_TYPE, Secret, Settings
@@ -45,7 +45,7 @@ class Draft:
         cost = (
             "a price that is not known here"
             if self.hourly_cost is None
-            else f"about {self.hourly_cost:.3f} per hour (CHF, EUR or USD)"
+            else f"about {self.hourly_cost:.3f} per hour ({prices.CURRENCIES})"
         )
         return f"Creating a {self.instance_type} in {self.zone}, {cost}."
 
@@ -65,7 +65,7 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
             f"A disk of {settings.disk_gib} GiB is too small for {settings.model}: system, container image and model "
             f"need about {needed}. Set EXOSCALE_DISK_SIZE={needed} or more. Nothing was created."
         )
-    cost = fit.hourly_cost(name, settings.disk_gib)
+    cost = prices.hourly_cost(name, settings.disk_gib)
     if settings.max_hourly_cost is not None and (cost is None or cost > settings.max_hourly_cost):
         about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
         raise ExollamaError(

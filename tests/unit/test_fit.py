@@ -1,6 +1,4 @@
-"""Estimates from a model's tag: its weights, the memory and disk it needs, and what an hour costs."""
-
-import re
+"""Estimates from a model's tag: its weights, and the memory and disk it needs."""
 
 import pytest
 from hypothesis import given
@@ -62,24 +60,6 @@ def test_the_disk_holds_system_image_and_model(model: str, gib: int) -> None:
     assert fit.disk_gib(model) == gib
 
 
-@pytest.mark.parametrize(
-    ("instance_type", "disk", "cost"),
-    [
-        ("standard.medium", 50, 0.05366),
-        ("standard.large", 50, 0.10033),
-        ("standard.huge", 400, 0.42934),
-        ("gpua30.small", 100, 1.24),
-        ("gpurtx6000pro.huge", 50, 15.979),
-        ("gpu9.small", 50, None),
-        ("odd", 50, None),
-    ],
-)
-def test_an_hour_costs_what_the_price_list_says_with_its_disk(
-    instance_type: str, disk: int, cost: float | None
-) -> None:
-    assert fit.hourly_cost(instance_type, disk) == (None if cost is None else pytest.approx(cost))
-
-
 @given(st.from_regex(MODEL_RE, fullmatch=True).filter(lambda name: len(name) < 120))
 def test_any_model_name_has_an_estimate_or_none(model: str) -> None:
     memory = fit.memory_bytes(model)
@@ -91,10 +71,3 @@ def test_any_model_name_has_an_estimate_or_none(model: str) -> None:
 def test_more_parameters_never_need_less(a: int, b: int) -> None:
     small, large = sorted((a, b))
     assert (fit.memory_bytes(f"m:{small}b") or 0) <= (fit.memory_bytes(f"m:{large}b") or 0)
-
-
-def test_the_price_list_says_where_and_when_it_is_from() -> None:
-    prices = fit._prices()
-    assert re.fullmatch(r"20\d\d-\d\d", prices["as_of"])
-    assert "exoscale.com" in prices["source"]
-    assert all(price > 0 for price in prices["types"].values())

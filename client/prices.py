@@ -1,0 +1,32 @@
+"""About what an instance costs, from prices.json: a dated copy of Exoscale's price list, its source in it.
+
+Everything here is "about", and is shown with that word. Neighbours: `functions.plan` refuses what is too dear before it
+is created, and whatever shows an instance to a person shows this beside it. Standard library only; no I/O but reading
+the file once.
+"""
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+CURRENCIES = "CHF, EUR or USD"
+"""The list has the same figure in each."""
+
+
+@cache
+def listed() -> dict[str, Any]:
+    """prices.json: `as_of` (year and month), `source`, `volume_gib_hour`, `types` (per hour and running instance)."""
+    prices: dict[str, Any] = json.loads(resources.files("client").joinpath("prices.json").read_text("utf-8"))
+    return prices
+
+
+def hourly_cost(instance_type: str, disk_gib: int) -> float | None:
+    """About what an hour of a running instance costs, with its disk; None for a type without a price."""
+    price = listed()["types"].get(instance_type)
+    return None if price is None else float(price) + disk_hourly_cost(disk_gib)
+
+
+def disk_hourly_cost(disk_gib: int) -> float:
+    """About what an hour of a disk costs, of a stopped instance's, too."""
+    return disk_gib * float(listed()["volume_gib_hour"])

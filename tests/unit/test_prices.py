@@ -1,0 +1,32 @@
+"""About what an hour costs, from a dated price list."""
+
+import re
+
+import pytest
+
+from client import prices
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "disk", "cost"),
+    [
+        ("standard.medium", 50, 0.05366),
+        ("standard.large", 50, 0.10033),
+        ("standard.huge", 400, 0.42934),
+        ("gpua30.small", 100, 1.24),
+        ("gpurtx6000pro.huge", 50, 15.979),
+        ("gpu9.small", 50, None),
+        ("odd", 50, None),
+    ],
+)
+def test_an_hour_costs_what_the_price_list_says_with_its_disk(
+    instance_type: str, disk: int, cost: float | None
+) -> None:
+    assert prices.hourly_cost(instance_type, disk) == (None if cost is None else pytest.approx(cost))
+
+
+def test_the_price_list_says_where_and_when_it_is_from() -> None:
+    listed = prices.listed()
+    assert re.fullmatch(r"20\d\d-\d\d", listed["as_of"])
+    assert "exoscale.com" in listed["source"]
+    assert all(price > 0 for price in listed["types"].values())
