@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from client.errors import (
+    AgentDown,
     Draining,
     EndpointError,
     FenceRefused,
@@ -158,7 +159,7 @@ class Endpoint:
                 raise
             answer, body = self._small(method, path)
         if answer.status in (502, 504):
-            raise Unreachable(f"{self.url}: nginx is up, but the agent behind it is not (yet).")
+            raise AgentDown(f"{self.url}: nginx is up, but the agent behind it is not (yet).")
         if answer.status == 409:
             raise FenceRefused(_words(body))
         if answer.status not in expected:
@@ -265,7 +266,7 @@ class Endpoint:
         answer = connection.getresponse()
         body = answer.read(_MAX_JSON)
         if answer.status != 200:
-            kind = Unreachable if answer.status in (502, 503, 504) else Garbled
+            kind = AgentDown if answer.status in (502, 503, 504) else Garbled
             raise kind(f"{self.url} has no proof of its certificate (yet): {answer.status}.")
         try:
             proof = json.loads(body)

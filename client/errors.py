@@ -110,6 +110,10 @@ class Unreachable(EndpointError):
     silent = True
 
 
+class AgentDown(Unreachable):
+    """nginx answers, and the agent behind it does not: it is started again within seconds, unless it is broken."""
+
+
 class Garbled(Unreachable):
     """Port 11435 answers, but with what nobody can read. That is not silence, and condemns nothing."""
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client.errors import Denied, EndpointError, ExollamaError, FenceRefused, NotFound, OutOfTime
+from client.errors import AgentDown, Denied, EndpointError, ExollamaError, FenceRefused, NotFound, OutOfTime
 from client.model import GONE, Instance
 from client.settings import Secret
 from functions import policy
@@ -24,6 +24,9 @@ log = logging.getLogger("exollama.reap")
 
 ASKS: Final = 3
 ASK_PAUSE_S: Final = 2.0
+MOST_ASKS: Final = 12
+"""Where nginx answers for an agent that is down: on a machine with more work than it can do it takes its time to come
+back, and such a machine is in use."""
 _DEEDS: Final[dict[Verb, tuple[Deed, str]]] = {Verb.DESTROY: (destroy, "destroyed"), Verb.STOP: (stop, "stopped")}
 
 
@@ -96,15 +99,20 @@ def _ask(
 
 
 def ask(cloud: Cloud, endpoint: Endpoint, *, tries: int = ASKS) -> tuple[dict[str, Any] | None, str, bool]:
-    """The instance's status, or None with why not and whether it was silent each time."""
+    """The instance's status, or None with why not and whether it was silent each time.
+
+    With fewer `tries` than the reaper's it is a look, and less patient: nothing is judged by it.
+    """
     trouble, silent = "", True
-    for attempt in range(tries):
-        if attempt:
-            cloud.sleep(ASK_PAUSE_S)
+    for attempt in range(1, MOST_ASKS + 1):
         try:
             return endpoint.status(), "", False
         except EndpointError as error:
             trouble, silent = str(error), silent and error.silent
+            if attempt >= tries and not (tries == ASKS and isinstance(error, AgentDown)):
+                break
+        if attempt < MOST_ASKS:
+            cloud.sleep(ASK_PAUSE_S)
     return None, trouble, silent
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from client.errors import ApiError, ClockError, Garbled, Unreachable, Untrusted
+from client.errors import AgentDown, ApiError, ClockError, Garbled, Unreachable, Untrusted
 from client.settings import Secret
-from functions.protocol import ASKS, reap_one, vouched
+from functions.protocol import ASKS, MOST_ASKS, ask, reap_one, vouched
 from tests.fakes import KEY, NOW, OTHER_NONCE, Machine, World, label_map
 from tests.reaping import BUSY, DENIED, IDLE, LOST, idle, reap
 
@@ -86,6 +86,32 @@ def test_nonsense_once_in_three_questions_is_no_silence(at: int) -> None:
     assert outcome.outcome == "failed"
     assert "cannot be asked" in outcome.reason
     assert world.deeds() == []
+
+
+DOWN = AgentDown("nginx is up, but the agent behind it is not (yet).")
+
+
+@pytest.mark.parametrize("times", [ASKS, MOST_ASKS - 1])
+def test_an_agent_that_is_down_behind_a_living_nginx_gets_the_time_to_come_back(times: int) -> None:
+    world = World(idle(in_flight=1))
+    world.fail("status", *[DOWN] * times)
+    assert "in flight" in reap(world).reason
+    assert world.deeds() == []
+
+
+def test_an_agent_that_stays_down_is_silence_all_the_same() -> None:
+    world = World(idle())
+    world.fail("status", *[DOWN] * MOST_ASKS)
+    assert reap(world).outcome == "destroyed"
+    assert len(world.named("status")) == MOST_ASKS
+
+
+def test_a_mere_look_does_not_wait_for_an_agent_that_is_down() -> None:
+    world = World(idle())
+    world.fail("status", DOWN)
+    status, trouble, silent = ask(world, world.connect(world.list_instances()[0], Secret(KEY)), tries=1)
+    assert (status, silent) == (None, True)
+    assert "nginx is up" in trouble
 
 
 def test_silence_of_limited_reach_is_reported_as_a_failure_and_kept() -> None:
