@@ -156,7 +156,7 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
         ),
         (
             {ZONE: [a_type("standard.large", 8)], "de-fra-1": [a_type("standard.large", 8)]},
-            r"no type standard\.huge in ch-gva-2\. No other zone has it either",
+            r"no type standard\.huge in ch-gva-2\. No other zone lists it either",
         ),
     ],
     ids=["not authorised", "elsewhere", "nowhere"],
