@@ -53,7 +53,7 @@ def create(
         # It is known and owned; whether it comes up shows in the list.
     except OperationFailed as error:
         rest = _left_behind(cloud, draft.request)
-        hint = f" {gpu.QUOTA}" if gpu.is_gpu(draft.instance_type) else ""
+        hint = f" {gpu.quota(draft.instance_type)}" if gpu.is_gpu(draft.instance_type) else ""
         raise ExollamaError(f"{error} {rest} Run this again; if it goes on, try another type or zone.{hint}") from error
     if not known:
         found = _by_nonce(cloud, draft.request)
@@ -90,11 +90,11 @@ def _explained(error: ApiError, instance_type: str) -> ExollamaError:
     if gpu.is_gpu(instance_type) and error.status in (400, 409) and ("quota" in said or "authoriz" in said):
         family = instance_type.partition(".")[0]
         return ExollamaError(
-            f"{error} The account's quota of {family} allows no more. {gpu.QUOTA} Nothing was created."
+            f"{error} The account's quota of {family} allows no more. {gpu.quota(instance_type)} Nothing was created."
         )
     if error.status == 409 and "quota" in said:
         return ExollamaError(
             f"{error} The account's quota is used up: remove instances, or ask Exoscale's support for more. "
-            "Nothing was created."
+            "Quotas of GPU types start at 0. Nothing was created."
         )
     return error

@@ -1,4 +1,4 @@
-"""What is particular about GPU types: which driver, which templates, whether a model fits, and why one is not to be had.
+"""What is particular about GPU types: the driver, the templates, whether a model fits, and why one is not to be had.
 
 Facts of the families are in `client/prices.json`, dated. Neighbours: `functions.plan` asks, cloudinit/gpu.py installs.
 No I/O.
@@ -12,11 +12,12 @@ from client import prices
 from client.errors import ExollamaError
 from functions import fit
 
-QUOTA: Final = (
+_QUOTA: Final = (
     "Quotas of GPU types start at 0, per family: the portal shows them under Organization, Quotas, and Exoscale's "
-    "support raises them on request (say family, number of cards, zone). The RTX Pro 6000 also needs the GPU End-User "
-    "Certificate signed, under Organization, Legal."
+    "support raises them on request (say family, number of cards and zone)."
 )
+# community.exoscale.com, "Limits and Quotas" of Dedicated Inference, which has the quotas of GPU types.
+_CERTIFICATE: Final = " The RTX Pro 6000 also needs the GPU End-User Certificate signed, under Organization, Legal."
 # Exoscale's names of public templates.
 _TEMPLATE_RE: Final = re.compile(r"\bUbuntu (22|24|26)\.04\b")
 # One branch does for all: the last with Volta's V100, and new enough for Blackwell's RTX Pro 6000. Open modules are
@@ -37,6 +38,11 @@ def driver(name: str) -> str | None:
     if not is_gpu(name):
         return None
     return _BRANCH if _family(name) in _PROPRIETARY else f"{_BRANCH}-open"
+
+
+def quota(name: str) -> str:
+    """How to be allowed to use a type, in sentences."""
+    return _QUOTA + (_CERTIFICATE if _family(name) == "gpurtx6000pro" else "")
 
 
 def check_template(template: Mapping[str, Any], name: str) -> None:
@@ -72,7 +78,7 @@ def unavailable(name: str, zone: str) -> str:
     return (
         f"There is no type {name} for this account in {zone}: either the zone has none, or the account is not "
         f"authorised for it, since Exoscale lists only what one may use. The family {_family(name)} {seen} (as of "
-        f"{prices.listed()['as_of']}). {QUOTA}"
+        f"{prices.listed()['as_of']}). {quota(name)}"
     )
 
 

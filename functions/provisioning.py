@@ -61,8 +61,7 @@ class Provisioning:
     `order` drafts a create call only once one is needed; `check_start` raises where a stopped one is not to be started;
     `under_way` is told the id of what is created or waited for. `patience_s`: this is one of many short runs, each of
     which goes on where the one before ended. After so long nothing is waited for any more, but OutOfTime raised; and
-    what an earlier run made and nobody can use is this one's to tell and to end, as its maker would have: otherwise
-    each next run would make another that fails.
+    what an earlier run made and nobody can use is this one's to end: otherwise each next run would make another.
     """
 
     def __init__(

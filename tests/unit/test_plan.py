@@ -1,5 +1,7 @@
 """What is settled before anything is charged: type, template, disk, cost, security group, labels and user-data."""
 
+import base64
+import gzip
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ from client.model import Instance
 from client.settings import Secret
 from client.transport import Request, Response
 from functions.cloud import Cloud
-from functions.plan import Draft, draft, find_template, find_type, owned_labels, security_group
+from functions.plan import Draft, check_start, draft, find_template, find_type, owned_labels, security_group
 from tests.fakes import API_SECRET, KEY, NONCE, NOW, ZONE, settings
 from tests.scripted import reply
 
@@ -148,7 +150,7 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
     [
         (
             {ZONE: [a_type("standard.huge", 32, authorized=False), a_type("standard.large", 8)]},
-            r"standard\.huge is not authorised for this account\. Quotas of GPU types start at 0 .*: standard\.large",
+            r"standard\.huge is not authorised for this account\. Quotas of GPU types start at 0, .*: standard\.large",
         ),
         (
             {ZONE: [a_type("standard.large", 8)], "de-fra-1": [a_type("standard.huge", 32)]},
@@ -168,9 +170,42 @@ def test_a_set_type_that_cannot_be_had_is_refused_with_what_there_is(types: dict
     assert account.changes == []
 
 
-def test_a_gpu_type_is_refused_as_long_as_no_driver_is_installed() -> None:
-    with pytest.raises(ExollamaError, match="installs no GPU drivers"):
-        find_type(Account().cloud, settings(instance_type="gpua30.small"), print)
+def test_a_gpu_type_is_taken_where_it_is_authorised_and_its_driver_is_in_the_user_data() -> None:
+    account = Account()
+    order = account.draft(instance_type="gpua30.small", template="Linux Ubuntu 24.04 LTS 64-bit")
+    assert order.instance_type == "gpua30.small"
+    unpacked = gzip.decompress(base64.b64decode(order.user_data.reveal())).decode()
+    assert r"\"gpu\": \"580-server\"" in unpacked
+    assert "/opt/exollama/gpu.py" in unpacked
+    assert account.notes == [], "the cards hold the model"
+
+
+def test_auto_fit_never_takes_a_gpu_type() -> None:
+    account = Account(types={ZONE: [a_type("gpua30.small", 56)]})
+    with pytest.raises(ExollamaError, match="No authorised type of the standard family"):
+        account.draft()
+
+
+def test_cards_that_do_not_hold_the_model_are_warned_of_whatever_the_instances_memory() -> None:
+    account = Account(types={ZONE: [a_type("gpua30.small", 999, gpus=1)]})
+    find_type(account.cloud, settings(instance_type="gpua30.small", model="llama3.1:70b"), account.notes.append)
+    (said,) = account.notes
+    assert "needs about 44 GiB by its tag, and gpua30.small has 1 x A30 with 24 GiB in all: part of it will" in said
+
+
+@pytest.mark.parametrize(
+    ("template", "name"), [("t-debian", "Linux Debian 13"), ("Linux Debian 13", "Linux Debian 13")]
+)
+def test_a_template_without_a_known_driver_is_refused_with_a_gpu_type(template: str, name: str) -> None:
+    account = Account()
+    with pytest.raises(ExollamaError, match=rf"No GPU driver is known for the template '{name}', .* Set EXOSCALE_TEMP"):
+        account.draft(instance_type="gpua30.small", template=template)
+    assert account.changes == []
+
+
+def test_a_gpu_types_driver_needs_disk() -> None:
+    with pytest.raises(ExollamaError, match="EXOSCALE_DISK_SIZE=19 or more"):
+        Account().draft(instance_type="gpua30.small", disk_gib=18)
 
 
 # -- template
@@ -223,6 +258,30 @@ def test_a_type_that_is_too_dear_is_refused_before_anything_is_made() -> None:
         account.draft(max_hourly_cost=0.1)
     assert account.changes == []
     assert account.draft(max_hourly_cost=0.11).hourly_cost == pytest.approx(0.10033)
+
+
+@pytest.mark.parametrize(
+    ("type_id", "disk", "limit", "refused"),
+    [
+        ("type-standard.huge", 50, 0.3, r"standard\.huge costs about 0\.380 per hour"),
+        ("type-standard.huge", 50, 0.38034, None),
+        ("type-standard.huge", 51, 0.38034, r"costs about 0\.380 per hour"),  # its disk runs as well
+        ("type-memory.large", 50, 9.0, "no price known here"),
+        (None, 50, 9.0, "its type has no price known here"),
+        ("type-standard.huge", 50, None, None),
+    ],
+)
+def test_a_stopped_instance_that_is_too_dear_is_not_started(
+    type_id: str | None, disk: int, limit: float | None, refused: str | None
+) -> None:
+    account, stopped = Account(), Instance(id="x", zone=ZONE, type_id=type_id, disk_gib=disk)
+    if refused is None:
+        check_start(account.cloud, settings(max_hourly_cost=limit), stopped)
+        return
+    with pytest.raises(
+        ExollamaError, match=rf"Instance x is stopped, and was not started: .*{refused}.*`exollama stop`"
+    ):
+        check_start(account.cloud, settings(max_hourly_cost=limit), stopped)
 
 
 def test_a_type_without_a_known_price_is_refused_where_a_limit_was_set() -> None:
