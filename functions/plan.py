@@ -193,9 +193,8 @@ def find_type(cloud: Cloud, settings: Settings, note: Note) -> dict[str, Any]:
         here = ", ".join(type_name(t) for t in usable)
         if any(type_name(t) == wanted for t in types):
             raise ExollamaError(
-                f"The type {wanted} is not authorised for this account. {gpu.quota(wanted)} Authorised in {cloud.zone}: "
-                f"{here}. "
-                "Nothing was created."
+                f"The type {wanted} is not authorised for this account. {gpu.quota(wanted)} Authorised in "
+                f"{cloud.zone}: {here}. Nothing was created."
             )
         missing = f"There is no type {wanted} in {cloud.zone}."
         if gpu.is_gpu(wanted):
