@@ -56,7 +56,8 @@ def start_driver(driver: str) -> None:
         except Failed as problem:
             # A kernel that is not the newest may have an older module, which the newest libraries refuse.
             note(f"building the driver's module, since the ready-made one cannot be had or used: {problem}")
-            ask("modprobe -r nvidia_uvm nvidia")
+            ask("systemctl stop nvidia-persistenced.service")
+            ask("modprobe -r nvidia_drm nvidia_modeset nvidia_uvm nvidia")
             ask("apt-get purge -y -q", ready)
     install(f"linux-headers-{kernel}", built, *programs)
     load()

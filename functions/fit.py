@@ -15,8 +15,8 @@ CONTEXT_SHARE: Final = 0.1
 IMAGE_GIB: Final = 10
 """Ubuntu with Docker (about 4) and Ollama's unpacked image, which carries CUDA libraries (about 6)."""
 GPU_GIB: Final = 4
-"""Driver, its libraries and firmware, and a compiler where a module has to be built. Estimated, not measured: Ubuntu's
-packages of branch 580 say about 1.5 when installed, compiler and headers another 1."""
+"""Driver, its libraries and firmware, the container toolkit, and a compiler where a module has to be built. A guess on
+the safe side, not measured: Ubuntu's ready-made module says 0.2 when installed."""
 
 # Bits per weight, a little over the quantisation's name for its scales (llama.cpp's table). Untagged is q4_K_M.
 _BITS: Final = {

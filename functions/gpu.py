@@ -20,12 +20,13 @@ _QUOTA: Final = (
 _CERTIFICATE: Final = " The RTX Pro 6000 also needs the GPU End-User Certificate signed, under Organization, Legal."
 # Exoscale's names of public templates.
 _TEMPLATE_RE: Final = re.compile(r"\bUbuntu (22|24|26)\.04\b")
-# One branch does for all: the last with Volta's V100, and new enough for Blackwell's RTX Pro 6000. Open modules are
-# the only ones for Blackwell and cannot drive Volta (docs.nvidia.com, driver installation guide, "Kernel Modules");
-# Ampere runs with either, and has run on Exoscale with the proprietary ones. A family of the future gets the open ones.
-# Packages of both kinds are in the archives of Ubuntu 22.04, 24.04 and 26.04 (packages.ubuntu.com, November 2026).
+# One branch does for all: the last with Pascal and Volta (the OpenAPI document's `gpu`, and gpu2), and new enough for
+# Blackwell's RTX Pro 6000. Open modules are the only ones for Blackwell and cannot drive those two (docs.nvidia.com,
+# driver installation guide, "Kernel Modules"); Ampere runs with either, and others ran it on Exoscale with proprietary
+# ones. A family of the future gets the open ones. Packages of both kinds are in the archives of Ubuntu 22.04, 24.04 and
+# 26.04 (packages.ubuntu.com, November 2026).
 _BRANCH: Final = "580-server"
-_PROPRIETARY: Final = frozenset({"gpu2", "gpu3", "gpua30", "gpua5000", "gpu3080ti"})
+_PROPRIETARY: Final = frozenset({"gpu", "gpu2", "gpu3", "gpua30", "gpua5000", "gpu3080ti"})
 
 
 def is_gpu(name: str) -> bool:

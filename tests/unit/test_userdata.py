@@ -372,7 +372,7 @@ def known_keys(cloud_init: Path) -> set[str]:
     return {key for module in modules for key in module.get("properties", {})}
 
 
-@pytest.mark.parametrize("values", [VALUES, LONGEST, {**VALUES, "deadline": None}])
+@pytest.mark.parametrize("values", [VALUES, LONGEST, {**VALUES, "deadline": None, "gpu_driver": "580-server-open"}])
 def test_cloud_init_finds_the_user_data_valid_and_knows_every_key(
     cloud_init: Path, tmp_path: Path, values: dict[str, Any]
 ) -> None:
