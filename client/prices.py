@@ -16,9 +16,18 @@ CURRENCIES = "CHF, EUR or USD"
 
 @cache
 def listed() -> dict[str, Any]:
-    """prices.json: `as_of` (year and month), `source`, `volume_gib_hour`, `types` (per hour and running instance)."""
+    """prices.json: `as_of` (year and month), `source`, `volume_gib_hour`, `types` (per hour and running instance).
+
+    With each family of GPU types: its card, about that card's memory, and the zones where it was seen.
+    """
     prices: dict[str, Any] = json.loads(resources.files("client").joinpath("prices.json").read_text("utf-8"))
     return prices
+
+
+def gpu_family(family: str) -> dict[str, Any] | None:
+    """`card`, `card_gib` and `zones` of a family of GPU types; None where it is not listed."""
+    found: dict[str, Any] | None = listed()["gpu_families"].get(family)
+    return found
 
 
 def hourly_cost(instance_type: str, disk_gib: int) -> float | None:

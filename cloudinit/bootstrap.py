@@ -34,7 +34,7 @@ DOCKER = "https://download.docker.com/linux"
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
 RETRY_S = float(os.environ.get("EXOLLAMA_RETRY_S", "5"))
 ATTEMPTS = 4  # of whatever needs the network
-HOPELESS = re.compile("no space left|not found|manifest unknown|denied|does not exist")
+HOPELESS = re.compile("no space left|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)")
 
 CERTIFICATE = """\
 [req]
@@ -212,34 +212,40 @@ def start_nginx() -> None:
     run("systemctl restart" if made or new else "systemctl start", "nginx.service")
 
 
-def docker_from_docker() -> None:
-    """Docker CE from Docker's own repository, whose signing key must be the known one and no other."""
+def install_from(maker: str, key_url: str, fingerprint: str, line: str, *packages: str) -> None:
+    """Install from a maker's own repository, whose signing key must be the known one and no other."""
     install("ca-certificates", "curl", "gpg")
-    release = platform.freedesktop_os_release()
-    site = f"{DOCKER}/{release['ID']}"
-    armored, keyring = RUN / "docker.asc", APT / "keyrings/exollama-docker.gpg"
-    source = APT / "sources.list.d/exollama-docker.list"
+    stem = f"exollama-{maker.lower()}"
+    armored, keyring = RUN / f"{stem}.asc", APT / f"keyrings/{stem}.gpg"
+    source = APT / f"sources.list.d/{stem}.list"
     for folder in (keyring.parent, source.parent, RUN / "gnupg"):
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     download = "curl -fsSL --proto =https --connect-timeout 10 -m 60 -o"
-    run(download, str(armored), f"{site}/gpg", timeout_s=90, attempts=2)
+    run(download, str(armored), key_url, timeout_s=90, attempts=2)
     gpg = f"gpg --batch --yes --homedir {RUN / 'gnupg'}"
     lines = run(gpg, "--show-keys", "--with-colons", str(armored)).splitlines()
     # The record of a key is followed by its fingerprint's (its subkeys, "sub", have theirs as well).
     found = [lines[i + 1] for i, line in enumerate(lines) if line.startswith("pub:")]
-    if found != [f"fpr:::::::::{DOCKER_KEY}:"]:
-        raise Failed(f"Docker's signing key is not the known one but {found}")
+    if found != [f"fpr:::::::::{fingerprint}:"]:
+        raise Failed(f"{maker}'s signing key is not the known one but {found}")
     run(gpg, "--dearmor", "-o", str(keyring), str(armored))
     architecture = run("dpkg --print-architecture")
-    release_line = f"{site} {release['VERSION_CODENAME']} stable"
-    source.write_text(f"deb [arch={architecture} signed-by={keyring}] {release_line}\n")
+    source.write_text(f"deb [arch={architecture} signed-by={keyring}] {line}\n")
     only = f"-o Dir::Etc::sourcelist={source} -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
     try:
         run(f"apt-get update -q {only} -o APT::Update::Error-Mode=any", timeout_s=120, attempts=2)
-        install("docker-ce", "docker-ce-cli", "containerd.io")
+        install(*packages)
     except Failed:
-        source.unlink()  # a source that does not answer would fail the fallback as well
+        source.unlink()  # a source that does not answer would fail every later update as well
         raise
+
+
+def docker_from_docker() -> None:
+    """Docker CE from Docker's own repository."""
+    release = platform.freedesktop_os_release()
+    site = f"{DOCKER}/{release['ID']}"
+    line = f"{site} {release['VERSION_CODENAME']} stable"
+    install_from("Docker", f"{site}/gpg", DOCKER_KEY, line, "docker-ce", "docker-ce-cli", "containerd.io")
 
 
 def start_docker() -> None:
@@ -259,7 +265,7 @@ def pull_image(image: str) -> None:
         run("docker pull -q", image, timeout_s=1500, attempts=ATTEMPTS)
 
 
-def start_container(image: str, upstream: str) -> None:
+def start_container(image: str, upstream: str, more: str = "") -> None:
     """Ollama on its loopback port, answering. One machine, one user's models: they stay loaded."""
     found = ask("docker container inspect -f {{.Config.Image}} ollama")
     if found == image:
@@ -268,7 +274,7 @@ def start_container(image: str, upstream: str) -> None:
         if found is not None:
             run("docker rm -f ollama", timeout_s=120)
         options = "--name ollama --restart unless-stopped -v ollama:/root/.ollama -e OLLAMA_KEEP_ALIVE=24h"
-        logs = "--log-opt max-size=10m --log-opt max-file=2"
+        logs = f"--log-opt max-size=10m --log-opt max-file=2 {more}"
         run(f"docker run -d {options} {logs} -p {upstream}:11434", image, timeout_s=300)
     until = boottime() + 180
     while boottime() < until:
@@ -347,15 +353,24 @@ def boot(report: Report) -> None:
     """All phases in their order."""
     policy = json.loads((ETC / "policy.json").read_text())
     image, model, upstream = policy["image"], policy["model"], policy["upstream"]
-    phases: dict[str, Callable[[], None]] = {
-        "nginx": start_nginx,
-        "docker": start_docker,
-        "image": lambda: pull_image(image),
-        "container": lambda: start_container(image, upstream),
-        "model": lambda: pull_model(model, upstream, report.progress),
-        "warmup": lambda: warm_up(model, upstream),
-    }
-    for name, phase in phases.items():
+    driver = policy.get("gpu")  # which one the graphics cards need; unknown to earlier versions
+    phases: list[tuple[str, Callable[[], None]]] = [
+        ("nginx", start_nginx),
+        ("docker", start_docker),
+        ("image", lambda: pull_image(image)),
+        ("container", lambda: start_container(image, upstream, "--gpus all" if driver else "")),
+        ("model", lambda: pull_model(model, upstream, report.progress)),
+        ("warmup", lambda: warm_up(model, upstream)),
+    ]
+    if driver:
+        # gpu.py, which only machines with such cards are given, takes its tools from this very program.
+        sys.modules["bootstrap"] = sys.modules["__main__"]
+        sys.path.append(str(Path(__file__).parent))
+        import gpu
+
+        phases.insert(2, ("gpu", lambda: gpu.start(driver)))
+        phases[-1] = ("warmup", lambda: gpu.warm_up(model, upstream))
+    for name, phase in phases:
         report.enter(name)
         phase()
     report.enter("ready")

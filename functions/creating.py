@@ -9,6 +9,7 @@ from typing import Final
 
 from client.boot import Progress
 from client.errors import ApiError, ExollamaError, OperationFailed, OutOfTime, Unanswered
+from functions import gpu
 from functions.plan import Draft
 from functions.seams import Cloud
 
@@ -30,7 +31,7 @@ def create(
         # Lost, garbled or broken off: the deed may have been done all the same.
         maybe = error.sent if isinstance(error, Unanswered) else error.status >= 500 or error.status == 200
         if not maybe:
-            raise _explained(error) from error
+            raise _explained(error, draft.instance_type) from error
         progress("looking for what the lost answer created", None, 0.0)
         found = _by_nonce(cloud, draft.request)
         if found:
@@ -52,7 +53,8 @@ def create(
         # It is known and owned; whether it comes up shows in the list.
     except OperationFailed as error:
         rest = _left_behind(cloud, draft.request)
-        raise ExollamaError(f"{error} {rest} Run this again; if it goes on, try another type or zone.") from error
+        hint = f" {gpu.quota(draft.instance_type)}" if gpu.is_gpu(draft.instance_type) else ""
+        raise ExollamaError(f"{error} {rest} Run this again; if it goes on, try another type or zone.{hint}") from error
     if not known:
         found = _by_nonce(cloud, draft.request)
         if found is None:
@@ -82,9 +84,15 @@ def _by_nonce(cloud: Cloud, request: str) -> str | None:
     return None
 
 
-def _explained(error: ApiError) -> ExollamaError:
+def _explained(error: ApiError, instance_type: str) -> ExollamaError:
     """A refused create call, with what usually is behind it."""
-    if error.status == 409 and "quota" in error.message.lower():
+    said = error.message.lower()
+    if gpu.is_gpu(instance_type) and error.status in (400, 409) and ("quota" in said or "authoriz" in said):
+        family = instance_type.partition(".")[0]
+        return ExollamaError(
+            f"{error} The account's quota of {family} allows no more. {gpu.quota(instance_type)} Nothing was created."
+        )
+    if error.status == 409 and "quota" in said:
         return ExollamaError(
             f"{error} The account's quota is used up: remove instances, or ask Exoscale's support for more. "
             "Quotas of GPU types start at 0. Nothing was created."

@@ -14,6 +14,9 @@ CONTEXT_SHARE: Final = 0.1
 """Key-value cache and buffers at Ollama's default context, as a share of the weights."""
 IMAGE_GIB: Final = 10
 """Ubuntu with Docker (about 4) and Ollama's unpacked image, which carries CUDA libraries (about 6)."""
+GPU_GIB: Final = 4
+"""Driver, its libraries and firmware, the container toolkit, and a compiler where a module has to be built. A guess on
+the safe side, not measured: Ubuntu's ready-made module says 0.2 when installed."""
 
 # Bits per weight, a little over the quantisation's name for its scales (llama.cpp's table). Untagged is q4_K_M.
 _BITS: Final = {
@@ -49,6 +52,6 @@ def memory_bytes(model: str) -> int | None:
     return None if weights is None else int(weights * (1 + CONTEXT_SHARE)) + SYSTEM_BYTES
 
 
-def disk_gib(model: str) -> int:
+def disk_gib(model: str, *, gpu: bool = False) -> int:
     """The least disk in GiB for the system, the container image and the model (as far as its tag tells)."""
-    return IMAGE_GIB + -(-(weights_bytes(model) or 0) // GIB)
+    return IMAGE_GIB + GPU_GIB * gpu + -(-(weights_bytes(model) or 0) // GIB)

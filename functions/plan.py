@@ -16,13 +16,13 @@ from typing import Any, Final
 from client import __version__, labels, prices
 from client.endpoint import PORT
 from client.errors import ApiError, Conflict, ExollamaError
+from client.model import Instance
 from client.settings import DEFAULT_TYPE, Secret, Settings
-from functions import fit, userdata
+from functions import fit, gpu, userdata
 from functions.cloud import Cloud
 
 Note = Callable[[str], None]
 _WHOLE_INTERNET: Final = frozenset({"0.0.0.0/0", "::/0"})
-_QUOTA_HINT: Final = "Quotas of GPU types start at 0 and are raised by Exoscale's support, per account and zone."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +59,16 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
     template = find_template(cloud, settings)
     instance_type = find_type(cloud, settings, note)
     name = type_name(instance_type)
-    needed = fit.disk_gib(settings.model)
+    gpu.check_template(template, name)
+    needed = fit.disk_gib(settings.model, gpu=gpu.is_gpu(name))
     if settings.disk_gib < needed:
         raise ExollamaError(
             f"A disk of {settings.disk_gib} GiB is too small for {settings.model}: system, container image and model "
             f"need about {needed}. Set EXOSCALE_DISK_SIZE={needed} or more. Nothing was created."
         )
     cost = prices.hourly_cost(name, settings.disk_gib)
-    if settings.max_hourly_cost is not None and (cost is None or cost > settings.max_hourly_cost):
-        about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
-        raise ExollamaError(
-            f"{name} {about}, and EXOSCALE_MAX_HOURLY_COST is {settings.max_hourly_cost}. Raise it, or set "
-            "EXOSCALE_INSTANCE_TYPE to a cheaper type. Nothing was created."
-        )
+    if dear := _too_dear(name, cost, settings):
+        raise ExollamaError(f"{dear} Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type. Nothing was created.")
     group = security_group(cloud, settings.allowed_cidrs, note)
     request = secrets.token_hex(16)
     now = cloud.now()
@@ -88,6 +85,7 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
         deadline=None if deadline is None else int(deadline.timestamp()),
         action=settings.reap_action,
         keep_failed=keep_failed,
+        gpu_driver=gpu.driver(name),
         version=__version__,
     )
     body = {
@@ -102,6 +100,30 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
     return Draft(
         body=body, user_data=Secret(user_data), request=request, instance_type=name, zone=cloud.zone, hourly_cost=cost
     )
+
+
+def check_start(cloud: Cloud, settings: Settings, instance: Instance) -> None:
+    """Raise ExollamaError where a stopped instance, once started, would cost more per hour than the limit.
+
+    It was made under another limit, or by somebody else's settings; one that runs already is used as it is.
+    """
+    if settings.max_hourly_cost is None:
+        return
+    types = {one.get("id"): type_name(one) for one in cloud.list_instance_types()}
+    name = types.get(instance.type_id, "its type")
+    if dear := _too_dear(name, prices.hourly_cost(name, instance.disk_gib or settings.disk_gib), settings):
+        raise ExollamaError(
+            f"Instance {instance.id} is stopped, and was not started: {dear} Raise it, or remove the instance with "
+            "`exollama stop`, and the next run makes one within the limit."
+        )
+
+
+def _too_dear(name: str, cost: float | None, settings: Settings) -> str | None:
+    """That a type is beyond EXOSCALE_MAX_HOURLY_COST or has no price to compare with it, in a sentence, or None."""
+    if settings.max_hourly_cost is None or (cost is not None and cost <= settings.max_hourly_cost):
+        return None
+    about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
+    return f"{name} {about}, and EXOSCALE_MAX_HOURLY_COST is {settings.max_hourly_cost}."
 
 
 def _key(settings: Settings, note: Note) -> Secret:
@@ -166,28 +188,26 @@ def find_type(cloud: Cloud, settings: Settings, note: Note) -> dict[str, Any]:
     wanted = settings.instance_type
     if wanted is None:
         return _fit_type(usable, settings, need, note)
-    if wanted.startswith("gpu"):
-        raise ExollamaError(
-            f"{wanted}: this version installs no GPU drivers, so the model would run on the processor at a GPU's "
-            "price. "
-            "Use a standard type. Nothing was created."
-        )
     chosen = next((t for t in usable if type_name(t) == wanted), None)
     if chosen is None:
         here = ", ".join(type_name(t) for t in usable)
         if any(type_name(t) == wanted for t in types):
             raise ExollamaError(
-                f"The type {wanted} is not authorised for this account. {_QUOTA_HINT} Authorised in {cloud.zone}: "
-                f"{here}. "
-                "Nothing was created."
+                f"The type {wanted} is not authorised for this account. {gpu.quota(wanted)} Authorised in "
+                f"{cloud.zone}: {here}. Nothing was created."
             )
+        missing = f"There is no type {wanted} in {cloud.zone}."
+        if gpu.is_gpu(wanted):
+            missing = gpu.unavailable(wanted, cloud.zone)
         raise ExollamaError(
-            f"There is no type {wanted} in {cloud.zone}.{_elsewhere(cloud, settings, _has_type)} Authorised here: "
-            f"{here}. "
-            "Set EXOSCALE_INSTANCE_TYPE. Nothing was created."
+            f"{missing}{_elsewhere(cloud, settings, _has_type)} Authorised here: {here}. Set EXOSCALE_INSTANCE_TYPE or "
+            "EXOSCALE_ZONE. Nothing was created."
         )
     memory = int(chosen.get("memory") or 0)
-    if need is not None and need > memory:
+    if gpu.is_gpu(wanted):
+        if warning := gpu.misfit(chosen, wanted, settings.model):
+            note(warning)
+    elif need is not None and need > memory:
         note(
             f"Warning: {settings.model} needs about {need / fit.GIB:.1f} GiB of memory by its tag, and {wanted} has "
             f"{memory / fit.GIB:.1f}. It may fail to load or be very slow."
@@ -240,7 +260,7 @@ def _elsewhere(cloud: Cloud, settings: Settings, has: Callable[[Cloud, Settings]
         having = [zone for zone in others if has(cloud.beside(zone), settings)]
     except ApiError:
         return ""
-    return f" It exists in {', '.join(having)}." if having else " No other zone has it either."
+    return f" It exists in {', '.join(having)}." if having else " No other zone lists it either."
 
 
 def security_group(cloud: Cloud, cidrs: tuple[str, ...], note: Note) -> str:

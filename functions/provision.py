@@ -18,7 +18,7 @@ from client.session import pull
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
-from functions.plan import Draft, draft, reach, type_name
+from functions.plan import Draft, check_start, draft, reach, type_name
 from functions.provisioning import Found, Provisioning
 from functions.reap_idle import tidy
 from functions.transport import urllib3_send
@@ -77,6 +77,7 @@ def run(
         keep_failed=keep_failed,
         patience_s=patience_s,
         under_way=under_way,
+        check_start=lambda stopped: check_start(cloud, settings, stopped),
     )
     found = protocol.run(wait=wait)
     if wait and found.status:

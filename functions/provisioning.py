@@ -58,10 +58,10 @@ class Found:
 class Provisioning:
     """One run of the protocol.
 
-    `order` drafts a create call only once one is needed; `under_way` is told the id of what is created or waited for.
-    `patience_s`: this is one of many short runs, each of which goes on where the one before ended. After so long
-    nothing is waited for any more, but OutOfTime raised; and what an earlier run made and nobody can use is this one's
-    to tell and to end, as its maker would have: otherwise each next run would make another that fails.
+    `order` drafts a create call only once one is needed; `check_start` raises where a stopped one is not to be started;
+    `under_way` is told the id of what is created or waited for. `patience_s`: this is one of many short runs, each of
+    which goes on where the one before ended. After so long nothing is waited for any more, but OutOfTime raised; and
+    what an earlier run made and nobody can use is this one's to end: otherwise each next run would make another.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Provisioning:
         keep_failed: bool = False,
         patience_s: float | None = None,
         under_way: Callable[[str], None] = lambda _: None,
+        check_start: Callable[[Instance], None] = lambda _: None,
     ) -> None:
         self.cloud = cloud
         self.connect = connect
@@ -88,6 +89,7 @@ class Provisioning:
         self.keep_failed = keep_failed
         self.patience_s = patience_s
         self.under_way = under_way
+        self.check_start = check_start
         self.leftovers = Leftovers(cloud, connect)
         self.created: str | None = None
         self._condemned: set[str] = set()
@@ -100,8 +102,7 @@ class Provisioning:
 
         Raises BootFailed, Unreachable, and what the API and the draft raise. Whatever was created is owned and will go.
         """
-        if self.patience_s is not None:
-            self._began_s = self.monotonic()
+        self._began_s = self.monotonic()
         for _ in range(ROUNDS):
             instance = self._choose()
             if instance is None:
@@ -248,9 +249,10 @@ class Provisioning:
 
     def _start(self, instance: Instance) -> None:
         """Start a stopped instance; activity is written first, so that no reaper takes it for a leftover meanwhile."""
-        if not vouched(self.cloud.get_instance(instance.id)):
+        if not vouched(seen := self.cloud.get_instance(instance.id)):
             self._disown(instance)
             return
+        self.check_start(seen)
         self.note(f"Starting the stopped instance {instance.id}.")
         self.progress("starting", None, 0.0)
         if not activity.record(self.cloud, instance.id, always=True):

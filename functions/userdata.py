@@ -24,6 +24,7 @@ GRACE_S: Final = 3600
 
 _REQUEST_RE: Final = re.compile(r"[0-9a-f]{32}")
 _ACTION_RE: Final = re.compile(r"destroy|stop")
+_DRIVER_RE: Final = re.compile(r"[0-9]{3}-server(-open)?")
 _VERSION_RE: Final = re.compile(r"[0-9A-Za-z.+-]{1,64}")
 _PLACEHOLDER_RE: Final = re.compile(r"@@([a-z_]+)@@")
 _LONGEST_S: Final = 10 * 366 * 86400
@@ -42,11 +43,13 @@ def render(
     deadline: int | None,
     action: str,
     keep_failed: bool = False,
+    gpu_driver: str | None = None,
     version: str,
 ) -> str:
     """The user-data as create-instance takes it: base64 of gzip, the same bytes for the same arguments.
 
-    Durations are seconds, `deadline` is Unix time or None, `request` the create call's nonce, 32 hex digits.
+    Durations are seconds, `deadline` is Unix time or None, `request` the create call's nonce, 32 hex digits,
+    `gpu_driver` what `functions.gpu.driver` says, None for a type without graphics cards.
     Raises ExollamaError where a value is malformed, a template not as expected, or the result too long.
     """
     policy = {
@@ -62,6 +65,7 @@ def render(
         "grace_s": GRACE_S,
         "action": _matching(_ACTION_RE, "action", action),
         "keep_failed": bool(keep_failed),
+        "gpu": None if gpu_driver is None else _matching(_DRIVER_RE, "GPU driver", gpu_driver),
         "upstream": UPSTREAM,
         "version": _matching(_VERSION_RE, "version", version),
     }
@@ -77,7 +81,10 @@ def render(
     }
     # A JSON string is a YAML one as well, as long as it is ASCII.
     values = {name: json.dumps(text) for name, text in files.items()}
-    values |= {"key": key.reveal(), "request": request}
+    values |= {"key": key.reveal(), "request": request, "gpu_file": ""}
+    if gpu_driver is not None:
+        source = json.dumps(fill("gpu.py", _read(folder, "gpu.py"), {}))
+        values["gpu_file"] = f'- path: /opt/exollama/gpu.py\n  permissions: "0644"\n  content: {source}\n'
     text = fill("user-data.yaml", _read(folder, "user-data.yaml"), values)
     packed = base64.b64encode(gzip.compress(text.encode("ascii"), 9, mtime=0)).decode("ascii")
     if len(packed) > LIMIT:

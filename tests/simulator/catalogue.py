@@ -1,6 +1,6 @@
 """What a zone offers: templates, instance types, zones; shaped after the real catalogue, with ids of its own.
 
-Sizes of the GPU families are approximate; nothing in the project depends on them.
+Processors and memory of the GPU families are approximate; their numbers of cards are what the prices suggest.
 """
 
 from __future__ import annotations
@@ -30,14 +30,27 @@ memory huge 4 0 32768
 memory mega 8 0 65536
 storage huge 8 0 32768
 gpu2 small 12 1 57344
+gpu2 medium 16 2 92160
+gpu2 large 24 3 122880
+gpu2 huge 48 4 229376
 gpu3 small 12 1 57344
-gpu3 medium 16 2 92160
+gpu3 medium 24 2 122880
+gpu3 large 48 4 229376
+gpu3 huge 96 8 458752
 gpua30 small 12 1 57344
 gpua30 medium 16 2 92160
+gpua30 large 24 3 122880
+gpua30 huge 48 4 229376
 gpua5000 small 12 1 57344
 gpua5000 medium 24 2 122880
+gpua5000 large 48 4 229376
 gpu3080ti small 12 1 57344
+gpu3080ti medium 24 2 122880
+gpu3080ti large 48 4 229376
 gpurtx6000pro small 12 1 122880
+gpurtx6000pro medium 24 2 245760
+gpurtx6000pro large 48 4 491520
+gpurtx6000pro huge 96 8 983040
 """
 _GPU_ZONES = {
     "gpu2": ["at-vie-1"],

@@ -16,6 +16,8 @@ from typing import Protocol
 PHASES = ("nginx", "docker", "image", "container", "model", "warmup")
 # The fingerprint of Docker's signing key, from https://docs.docker.com/engine/install/ubuntu/ as it stood for years.
 DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+# And that of NVIDIA's container toolkit, as many public repositories pin it.
+NVIDIA_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class BootPlan:
     docker_repository: bool = True  # False: Docker's own repository cannot be reached
     docker_fingerprint: str = DOCKER_FINGERPRINT
     metadata: bool = False  # whether the metadata server answers
+    nvidia_fingerprint: str = NVIDIA_FINGERPRINT
+    cards: bool = True  # False: the graphics cards of a GPU type do not appear
+    on_card: bool = True  # False: Ollama uses the processor all the same
+    missing: tuple[str, ...] = ()  # beginnings of packages' names that the archive does not have
 
     def __post_init__(self) -> None:
         for phase in (self.fail, self.never):
@@ -53,7 +59,7 @@ class Services(Protocol):
     def reload(self, unit: str) -> Result: ...
     def enable(self, unit: str) -> Result: ...
     def active(self, unit: str) -> bool: ...
-    def run_container(self, name: str, image: str, publish: str) -> Result: ...
+    def run_container(self, name: str, image: str, publish: str, on_card: bool) -> Result: ...
     def start_container(self, name: str) -> Result: ...
     def remove_container(self, name: str) -> Result: ...
     def poweroff(self) -> None: ...
@@ -73,6 +79,8 @@ class Host:
     images: set[str] = field(default_factory=set)
     containers: dict[str, str] = field(default_factory=dict)  # name → image
     rules: set[str] = field(default_factory=set)
+    cards: int = 0
+    modules: set[str] = field(default_factory=set)  # of the kernel's, loaded; a reboot forgets them
 
 
 def run(host: Host, argv: list[str], given: str) -> Result:
@@ -100,6 +108,8 @@ def _apt_get(host: Host, argv: list[str], given: str) -> Result:
         return Result(out="Reading package lists...\n")
     if words[0] in ("install", "remove", "purge"):
         names = {word.partition("=")[0] for word in words[1:]}
+        if lacking := [name for name in sorted(names) if name.startswith(host.plan.missing)]:
+            return Result(100, err=f"E: Unable to locate package {lacking[0]}\n")
         broken = "E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?\n"
         for phase, wanted in (("nginx", "nginx"), ("docker", "docker")):
             if any(name.startswith(wanted) for name in names) and (failed := _phase(host, phase, broken, 100)):
@@ -142,7 +152,8 @@ def _curl(host: Host, argv: list[str], given: str) -> Result:
     url = next((word for word in argv if "://" in word), "")
     if "169.254.169.254" in url:
         return Result(out=host.address) if host.plan.metadata else Result(28, err="curl: (28) Connection timed out\n")
-    if "download.docker.com" in url and host.plan.docker_repository:
+    docker, nvidia = "download.docker.com" in url, "nvidia.github.io" in url
+    if nvidia or (docker and host.plan.docker_repository):
         if "-o" in argv:
             Path(argv[argv.index("-o") + 1]).write_text("a key, armoured, of the simulator\n")
         return Result()
@@ -151,9 +162,10 @@ def _curl(host: Host, argv: list[str], given: str) -> Result:
 
 def _gpg(host: Host, argv: list[str], given: str) -> Result:
     if "--show-keys" in argv:
+        nvidia = "nvidia" in argv[-1]
         rows = [
             "pub:-:4096:1:8D81803C0EBFCD88:1487788586:::-:::scESCA::::::23::0:",
-            f"fpr:::::::::{host.plan.docker_fingerprint}:",
+            f"fpr:::::::::{host.plan.nvidia_fingerprint if nvidia else host.plan.docker_fingerprint}:",
             "uid:-::::1487792064::0::Docker Release::::::::::0:",
         ]
         return Result(out="\n".join(rows) + "\n")
@@ -274,11 +286,16 @@ def _docker_run(host: Host, words: list[str], argv: list[str]) -> Result:
     if failed := _phase(host, "container", "docker: Error response from daemon: failed to create task\n", 125):
         return failed
     name = argv[argv.index("--name") + 1] if "--name" in argv else "unnamed"
+    gpus = "--gpus" in argv
+    if gpus and "nvidia-container-toolkit" not in host.packages:
+        refused = 'could not select device driver "" with capabilities: [[gpu]]'
+        return Result(125, err=f"docker: Error response from daemon: {refused}\n")
     if name in host.containers:
         return Result(125, err=f'docker: Error response from daemon: Conflict. The name "/{name}" is in use\n')
     host.images.add(words[0])
     host.containers[name] = words[0]
-    return host.services.run_container(name, words[0], argv[argv.index("-p") + 1] if "-p" in argv else "")
+    publish = argv[argv.index("-p") + 1] if "-p" in argv else ""
+    return host.services.run_container(name, words[0], publish, gpus and bool(host.cards) and host.plan.on_card)
 
 
 def _docker_start(host: Host, words: list[str], argv: list[str]) -> Result:
@@ -291,6 +308,39 @@ def _docker_start(host: Host, words: list[str], argv: list[str]) -> Result:
 def _docker_rm(host: Host, words: list[str], argv: list[str]) -> Result:
     host.containers.pop(words[0], None)
     return host.services.remove_container(words[0])
+
+
+def _modprobe(host: Host, argv: list[str], given: str) -> Result:
+    names = _operands(argv)
+    if "-r" in argv:
+        host.modules -= set(names)
+        return Result()
+    drivers = ("linux-modules-nvidia-", "nvidia-dkms-")
+    for name in names:
+        if name.startswith("nvidia") and not any(package.startswith(drivers) for package in host.packages):
+            return Result(1, err=f"modprobe: FATAL: Module {name} not found in directory /lib/modules/6.8.0-1\n")
+        if name.startswith("nvidia") and not (host.cards and host.plan.cards):
+            return Result(1, err=f"modprobe: ERROR: could not insert '{name}': No such device\n")
+    host.modules |= set(names)
+    return Result()
+
+
+def _nvidia_smi(host: Host, argv: list[str], given: str) -> Result:
+    if not any(package.startswith("nvidia-utils-") for package in host.packages):
+        return Result(127, err="nvidia-smi: not found\n")
+    if "nvidia" not in host.modules:
+        return Result(9, out="NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n")
+    return Result(out="".join(f"GPU {n}: a card of the simulator (UUID: GPU-{n})\n" for n in range(host.cards)))
+
+
+def _nvidia_ctk(host: Host, argv: list[str], given: str) -> Result:
+    if "nvidia-container-toolkit" not in host.packages:
+        return Result(127, err="nvidia-ctk: not found\n")
+    config = Path(next(word for word in argv if word.startswith("--config=")).removeprefix("--config="))
+    said = json.loads(config.read_text()) if config.exists() else {}
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({**said, "runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}}))
+    return Result()
 
 
 def _operands(argv: list[str], with_value: set[str] | None = None) -> list[str]:
@@ -321,7 +371,9 @@ _COMMANDS: dict[str, Callable[[Host, list[str], str], Result]] = {
     "ip6tables": _iptables,
     "iptables": _iptables,
     "journalctl": _nothing,
-    "modprobe": _nothing,
+    "modprobe": _modprobe,
+    "nvidia-ctk": _nvidia_ctk,
+    "nvidia-smi": _nvidia_smi,
     "sysctl": _nothing,
     "systemctl": _systemctl,
 }

@@ -49,8 +49,8 @@ class Lodging:
         supervisor._environment = {**supervisor._environment, "EXOLLAMA_SIMULATED_HASTE": "0.2"}
         supervisor.restart("exollama-agent.service")
         simulator.wait(door.exists, "the agent")
-        image, _ = supervisor._containers["ollama"]
-        supervisor._containers["ollama"] = (image, f"127.0.0.1:{MOVED}")
+        image, _, on_card = supervisor._containers["ollama"]
+        supervisor._containers["ollama"] = (image, f"127.0.0.1:{MOVED}", on_card)
         supervisor.signal("ollama", signal.SIGKILL)  # Docker brings it back
         simulator.wait(lambda: _answers(where), "Ollama in its new place")
         os.rename(door, behind)

@@ -125,6 +125,7 @@ class LocalMachine:
 
     def boot(self) -> None:
         self.host.plan = self._machines.plan
+        self.host.modules.clear()
         self.control()
         shutil.rmtree(self.root / "run", ignore_errors=True)
         self.join()

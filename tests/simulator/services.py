@@ -64,7 +64,7 @@ class Supervisor:
         self._up: set[str] = set()  # services that run without a process of ours
         self.enabled: list[str] = []
         self.packaged = False
-        self._containers: dict[str, tuple[str, str]] = {}  # name → image, published address
+        self._containers: dict[str, tuple[str, str, bool]] = {}  # name → image, published address, on a card
 
     # -- the machine as a whole
 
@@ -200,12 +200,12 @@ class Supervisor:
 
     # -- Docker
 
-    def run_container(self, name: str, image: str, publish: str) -> Result:
-        self._containers[name] = (image, publish.rpartition(":")[0])
+    def run_container(self, name: str, image: str, publish: str, on_card: bool) -> Result:
+        self._containers[name] = (image, publish.rpartition(":")[0], on_card)
         return self.start_container(name)
 
     def start_container(self, name: str) -> Result:
-        image, address = self._containers[name]
+        image, address, on_card = self._containers[name]
         with self._lock:
             if self.active(name) or self.off.is_set():
                 return Result(out=name + "\n")
@@ -224,7 +224,7 @@ class Supervisor:
             str(self.folder / "ollama.json"),
             version,
         ]
-        environment: dict[str, str] = {}
+        environment: dict[str, str] = {"NVIDIA_VISIBLE_DEVICES": "all"} if on_card else {}
         if engine := os.environ.get("EXOLLAMA_ENGINE"):
             argv = [engine, "serve"]
             environment = {

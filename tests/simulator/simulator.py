@@ -130,9 +130,11 @@ class Simulator:
 
         def machine(record: Record) -> Machine:
             template = self.zones[name].templates[record.template_id]
-            return self._machines.create(
+            made = self._machines.create(
                 record, template["version"], lambda: later(0.05, lambda: self.zones[name].powered_off(record))
             )
+            made.host.cards = self.zones[name].types[record.type_id].get("gpus", 0)
+            return made
 
         return Zone(
             name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 
@@ -25,7 +26,8 @@ def tags(exchange: Exchange) -> None:
 
 def running(exchange: Exchange) -> None:
     names = exchange.models.names()
-    more = {"expires_at": now(), "size_vram": 0, "context_length": 4096}
+    on_card = "NVIDIA_VISIBLE_DEVICES" in os.environ  # as a container has it that was given graphics cards
+    more = {"expires_at": now(), "size_vram": SIZE if on_card else 0, "context_length": 4096}
     loaded = [name for name in names if name in exchange.models.loaded]
     exchange.json(200, {"models": [{**entry(name, names[name]), **more} for name in loaded]})
 

@@ -82,7 +82,7 @@ def test_an_unknown_template_is_answered_with_what_there_is(records: Simulator, 
     done = clerk.provisions(EXOSCALE_TEMPLATE="Linux Ubuntu 16.04 LTS 64-bit")
     done.ended(
         1,
-        "There is no template 'Linux Ubuntu 16.04 LTS 64-bit' in ch-gva-2. No other zone has it either.",
+        "There is no template 'Linux Ubuntu 16.04 LTS 64-bit' in ch-gva-2. No other zone lists it either.",
         "Linux Ubuntu 22.04 LTS 64-bit; Linux Ubuntu 24.04 LTS 64-bit; Linux Ubuntu 26.04 LTS 64-bit",
         "Set EXOSCALE_TEMPLATE",
     )
@@ -111,7 +111,7 @@ def test_of_two_templates_of_one_name_the_newest_is_taken(records: Simulator, cl
 def test_an_unknown_type_is_answered_with_those_there_are(records: Simulator, clerk: Clerk) -> None:
     clerk.provisions(EXOSCALE_INSTANCE_TYPE="standard.gigantic").ended(
         1,
-        "There is no type standard.gigantic in ch-gva-2. No other zone has it either. Authorised here: standard.micro,",
+        "There is no type standard.gigantic in ch-gva-2. No other zone lists it either. Authorised here: ",
         "standard.large",
         "Set EXOSCALE_INSTANCE_TYPE",
     )

@@ -1,5 +1,6 @@
 """What follows a create call: its answer lost, refused or failed, its boot, and what every mishap leaves behind."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -132,6 +133,25 @@ def test_a_create_that_is_refused_ends_the_run_and_is_not_repeated(
     with pytest.raises(kind, match=words):
         Run(world)()
     assert len(world.named("create_instance")) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Conflict("POST", "/instance", 409, "Quota exceeded: gpua30"),
+        ApiError("POST", "/instance", 400, "Instance type gpua30.small is not authorized"),
+    ],
+)
+def test_a_gpu_type_that_is_refused_for_its_quota_is_told_how_to_ask_for_one(error: ApiError) -> None:
+    world = World()
+    world.fail("create_instance", error)
+    run = Run(world)
+    drafted = run.protocol.order
+    run.protocol.order = lambda: dataclasses.replace(drafted(), instance_type="gpua30.small")
+    with pytest.raises(
+        ExollamaError, match=r"quota of gpua30 allows no more\. .*support raises them.*Nothing was created"
+    ):
+        run()
 
 
 @pytest.mark.parametrize("state", ["failure", "timeout"])

@@ -60,6 +60,10 @@ def test_the_disk_holds_system_image_and_model(model: str, gib: int) -> None:
     assert fit.disk_gib(model) == gib
 
 
+def test_a_graphics_cards_driver_needs_disk_as_well() -> None:
+    assert fit.disk_gib("llama3.2:1b", gpu=True) == fit.disk_gib("llama3.2:1b") + fit.GPU_GIB
+
+
 @given(st.from_regex(MODEL_RE, fullmatch=True).filter(lambda name: len(name) < 120))
 def test_any_model_name_has_an_estimate_or_none(model: str) -> None:
     memory = fit.memory_bytes(model)

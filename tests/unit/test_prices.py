@@ -30,3 +30,14 @@ def test_the_price_list_says_where_and_when_it_is_from() -> None:
     assert re.fullmatch(r"20\d\d-\d\d", listed["as_of"])
     assert "exoscale.com" in listed["source"]
     assert all(price > 0 for price in listed["types"].values())
+
+
+def test_every_family_with_graphics_cards_has_prices_a_card_with_memory_and_zones() -> None:
+    priced = {name.partition(".")[0] for name in prices.listed()["types"] if name.startswith("gpu")}
+    assert set(prices.listed()["gpu_families"]) == priced
+    for name in priced:
+        family = prices.gpu_family(name)
+        assert family
+        assert family["card_gib"] >= 12
+        assert all(re.fullmatch(r"[a-z]{2}-[a-z]{2,3}-[1-9]", zone) for zone in family["zones"])
+    assert prices.gpu_family("standard") is None

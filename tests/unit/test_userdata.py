@@ -72,8 +72,9 @@ def test_the_same_values_make_the_same_bytes_and_other_values_others() -> None:
     assert raw[4:8] == bytes(4), "gzip's time would differ from run to run"
 
 
-def test_it_fits_with_room_to_spare_even_with_the_longest_values() -> None:
-    assert len(userdata.render(**LONGEST)) < userdata.LIMIT * 0.8
+@pytest.mark.parametrize("driver", [None, "580-server-open"], ids=["no GPU", "GPU"])
+def test_it_fits_with_room_to_spare_even_with_the_longest_values(driver: str | None) -> None:
+    assert len(userdata.render(**LONGEST, gpu_driver=driver)) < userdata.LIMIT * 0.8
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +93,30 @@ def test_the_files_arrive_whole_with_their_modes() -> None:
     assert not any(path.startswith(("/run", "/var")) for path in found), "bootstrap makes those"
 
 
+@pytest.mark.parametrize("driver", ["", "580-server x", "server", "580-server-open\n"])
+def test_a_gpu_driver_that_is_no_packages_name_is_refused(driver: str) -> None:
+    with pytest.raises(ExollamaError, match="cannot carry this GPU driver"):
+        text(gpu_driver=driver)
+
+
+def test_a_machine_with_a_graphics_card_gets_what_its_boot_needs_and_no_other_does() -> None:
+    assert "/opt/exollama/gpu.py" not in files()
+    found = files(gpu_driver="580-server-open")
+    assert found["/opt/exollama/gpu.py"] == {
+        "path": "/opt/exollama/gpu.py",
+        "permissions": "0644",
+        "content": (ROOT / "cloudinit/gpu.py").read_text(),
+    }
+    assert json.loads(found["/etc/exollama/policy.json"]["content"])["gpu"] == "580-server-open"
+    assert found.keys() - files().keys() == {"/opt/exollama/gpu.py"}
+
+
 def test_the_policy_says_what_was_asked_for_and_holds_no_secret() -> None:
     policy = json.loads(files(keep_failed=True, action="stop", deadline=None)["/etc/exollama/policy.json"]["content"])
     assert policy == {
         "v": 1, "request": VALUES["request"], "name": "exollama", "model": VALUES["model"], "image": VALUES["image"],
         "idle_s": 1800, "boot_s": 1800, "retention_s": 86400, "deadline": None, "grace_s": 3600, "action": "stop",
-        "keep_failed": True, "upstream": "127.0.0.1:11434", "version": "0.1.0",
+        "keep_failed": True, "gpu": None, "upstream": "127.0.0.1:11434", "version": "0.1.0",
     }  # fmt: skip
 
 
@@ -353,7 +372,7 @@ def known_keys(cloud_init: Path) -> set[str]:
     return {key for module in modules for key in module.get("properties", {})}
 
 
-@pytest.mark.parametrize("values", [VALUES, LONGEST, {**VALUES, "deadline": None}])
+@pytest.mark.parametrize("values", [VALUES, LONGEST, {**VALUES, "deadline": None, "gpu_driver": "580-server-open"}])
 def test_cloud_init_finds_the_user_data_valid_and_knows_every_key(
     cloud_init: Path, tmp_path: Path, values: dict[str, Any]
 ) -> None:
