@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from client import prices
 from client.api import MAX_SKEW_S
@@ -35,6 +35,8 @@ T = TypeVar("T")
 CRON: Final = '*/10 * * * *  set -a; . "$HOME/.exollama.env" && "$HOME/.local/bin/exollama" reap --quiet'
 _SKEW_S: Final = 60.0
 """From here on a label of this machine's would lie in the future for others."""
+_EVERYWHERE: Final = (CredentialsRejected, ClockError, Unanswered)
+"""What bars the other zones as well."""
 _SUPPORT: Final = "Ask Exoscale's support for more."
 _LOOK: Final = "look it up with Exoscale's own command line: exo limits"
 
@@ -56,36 +58,36 @@ def run(
     send = send or urllib3_send()
     visit = _Visit(settings, Cloud(settings, settings.zone, send, clock=clock, sleep=ticker.sleep))
     ticker.progress("asking the API", 0)
-    barred = not visit.arrive()
+    visit.arrive()
 
     def overdue() -> list[Finding]:
         return in_time(status.run(settings, check=True, send=send, clock=clock, sleep=ticker.sleep))
 
-    checks: Sequence[tuple[Callable[[], list[Finding]], Sequence[str], str]] = (
-        (visit.operation, (), ""),
-        (visit.security_group, (), ""),
-        (visit.template, ("template",), "Set EXOSCALE_TEMPLATE to one of these, or EXOSCALE_ZONE to a zone with it."),
-        (visit.type, ("type", "memory", "price"), "Set EXOSCALE_INSTANCE_TYPE, or EXOSCALE_ZONE to a zone with it."),
-        (visit.quota, ("quota",), ""),
-        (visit.instance, ("instance",), ""),
-        (overdue, ("overdue",), ""),
+    elsewhere = "or EXOSCALE_ZONE to a zone with it."
+    checks = (
+        _Check(visit.operation),
+        _Check(visit.security_group),
+        _Check(visit.template, ("template",), f"Set EXOSCALE_TEMPLATE to one of these, {elsewhere}"),
+        _Check(visit.type, ("type", "memory", "price"), f"Set EXOSCALE_INSTANCE_TYPE, {elsewhere}"),
+        _Check(visit.quota, ("quota",)),
+        _Check(visit.instance, ("instance",)),
+        _Check(overdue, ("overdue",), "Run exollama status --check once that is mended."),
     )
     done: list[str] = []
 
-    def check(one: tuple[Callable[[], list[Finding]], Sequence[str], str]) -> list[Finding]:
-        look, names, do = one
-        if barred:
-            return [unchecked(name, BARRED, SEE) for name in names]
-        found = _made(look, names, do)
-        done.append(look.__name__)
-        ticker.progress(f"checked the {look.__name__}", 100 * len(done) / len(checks))
+    def make(check: _Check) -> list[Finding]:
+        if visit.barred and (check.look is not overdue or isinstance(visit.barred, _EVERYWHERE)):
+            return [unchecked(name, BARRED, SEE) for name in check.names]
+        found = _made(check)
+        done.append(check.look.__name__)
+        ticker.progress(f"checked the {done[-1].replace('_', ' ')}", 100 * len(done) / len(checks))
         return found
 
-    gathered = [finding for some in side_by_side(check, checks, at_once=WORKERS) for finding in some]
+    gathered = [finding for some in side_by_side(make, checks, at_once=WORKERS) for finding in some]
     findings = [
         *visit.access(),
         clock_apart(visit.cloud.skew_s),
-        *permissions.findings({} if barred else visit.asked, has_key=settings.key is not None),
+        *permissions.findings({} if visit.barred else visit.asked, has_key=settings.key is not None),
         disk(settings),
         *gathered,
         reaper(reapers.here()),
@@ -98,6 +100,14 @@ def run(
     }
 
 
+class _Check(NamedTuple):
+    """A look that gives findings of these names; `do` is what to do where what is set cannot be."""
+
+    look: Callable[[], list[Finding]]
+    names: Sequence[str] = ()
+    do: str = "Run this again in a few minutes."
+
+
 class _Visit:
     """One visit to the zone; `asked` keeps what came of each operation."""
 
@@ -106,20 +116,18 @@ class _Visit:
         self.cloud = cloud
         self.asked: dict[str, ExollamaError | None] = {}
         self._live: list[Instance] | None = None
-        self._barred: ExollamaError | None = None
+        self.barred: ExollamaError | None = None
+        """Why nothing else can be asked for in this zone."""
 
-    def arrive(self) -> bool:
-        """List the instances; return whether anything else can be asked for."""
+    def arrive(self) -> None:
+        """List the instances."""
         try:
             listed = self.ask("list-instances", self.cloud.list_known_zone)
             self._live = owned_live(listed, self.settings.name)
-        except (CredentialsRejected, ClockError, Unanswered, NotFound) as error:
-            self._barred = error
-        except ApiError:
-            pass  # what came of it is kept
-        except ExollamaError as error:  # there is no such zone
-            self._barred = error
-        return self._barred is None
+        except ExollamaError as error:
+            # Denied, and what may be this call's own trouble, bar no other; no such zone is no ApiError.
+            if isinstance(error, (*_EVERYWHERE, NotFound)) or not isinstance(error, ApiError):
+                self.barred = error
 
     def ask(self, operation: str, call: Callable[[], T]) -> T:
         """What the call returns. An error of the API's, not a verdict on its answer, is what came of the operation."""
@@ -134,17 +142,17 @@ class _Visit:
         """Whether the API answers, and takes the credentials."""
         base, came = self.cloud.base, list(self.asked.values())
         api = ok("API", f"{base} answers.")
-        if self._barred and not isinstance(self._barred, CredentialsRejected | ClockError):
+        if self.barred and not isinstance(self.barred, CredentialsRejected | ClockError):
             do = "Check the network and EXOSCALE_ZONE, and EXOSCALE_API_ENDPOINT where it is set."
-            api = failed("API", _plain(self._barred), do)
+            api = failed("API", _plain(self.barred), do)
         credentials = unchecked("credentials", "no answer told.", "See the others.")
-        if isinstance(self._barred, ClockError):
+        if isinstance(self.barred, ClockError):
             says = "a signature made by a wrong clock is refused, whatever it is made with."
             credentials = unchecked("credentials", says, "Set the clock first.")
-        elif isinstance(self._barred, CredentialsRejected):
+        elif isinstance(self.barred, CredentialsRejected):
             do = "Set both again from one key of the portal's IAM, API keys; a lost secret takes a new key."
-            credentials = failed("credentials", str(self._barred), do)
-        elif any(error is None or isinstance(error, Denied | NotFound) for error in came) and not self._barred:
+            credentials = failed("credentials", str(self.barred), do)
+        elif any(error is None or isinstance(error, Denied | NotFound) for error in came) and not self.barred:
             credentials = ok("credentials", "the API takes the signature.")
         return [api, credentials]
 
@@ -153,10 +161,11 @@ class _Visit:
         return []
 
     def security_group(self) -> list[Finding]:
-        groups: list[dict[str, Any]] = []
+        group = str(uuid.uuid4())
         with suppress(ApiError, ClockError):
             groups = self.ask("list-security-groups", self.cloud.list_security_groups)
-        self._probe("get-security-group", f"/security-group/{groups[0]['id'] if groups else uuid.uuid4()}")
+            group = next((str(one["id"]) for one in groups if one.get("id")), group)
+        self._probe("get-security-group", f"/security-group/{group}")
         return []
 
     def _probe(self, operation: str, path: str) -> None:
@@ -202,17 +211,18 @@ class _Visit:
         return self.ask("get-instance", lambda: self.cloud.get_instance(instance_id))
 
 
-def _made(look: Callable[[], list[Finding]], names: Sequence[str], do: str) -> list[Finding]:
+def _made(check: _Check) -> list[Finding]:
     """The findings of a check; where it cannot be made, or condemns what is set, that of each of its names."""
+    names = check.names
     try:
-        return look()
+        return check.look()
     except (ApiError, ClockError) as error:
         return [unchecked(name, str(error), _again(error)) for name in names]
     except ExollamaError as error:
-        found = [failed(names[0], _plain(error), do)] if names else []
+        found = [failed(name, _plain(error), check.do) for name in names[:1]]
         return found + [unchecked(name, f"{names[0]} comes first.", "See there.") for name in names[1:]]
     except Exception as error:  # what nobody thought of in one check must not keep the others from being made
-        log.exception("checking the %s", look.__name__)
+        log.exception("checking the %s", check.look.__name__)
         says = f"unexpected {type(error).__name__}: {error}."
         return [failed(name, says, "Please report this.") for name in names]
 
@@ -292,7 +302,7 @@ def quotas(rows: Sequence[Mapping[str, Any]], settings: Settings, *, has_instanc
 
     Their names are those that Exoscale's own command line reads: `instance`, and one for each GPU family.
     """
-    by_name = {row.get("resource"): row for row in rows}
+    by_name = {str(row.get("resource")): row for row in rows}
     family = (settings.instance_type or DEFAULT_TYPE).partition(".")[0]
     return [
         _quota(resource, by_name.get(resource), has_instance=has_instance)

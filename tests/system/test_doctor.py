@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 
@@ -97,7 +97,8 @@ class Trouble:
     fails: Mapping[str, str]
     before: Callable[[Simulator], object] = lambda simulator: None
     env: Callable[[Simulator], Mapping[str, str]] = lambda simulator: {}
-    unchecked: tuple[str, ...] = field(default=())
+    unchecked: tuple[str, ...] = ()
+    fine: tuple[str, ...] = ()
     after: Callable[[Simulator], object] = lambda simulator: None
 
 
@@ -136,7 +137,8 @@ TROUBLES = {
     "no such zone": Trouble(
         env=only(EXOSCALE_ZONE="at-vie-1"),
         fails={"API": "There is no zone at-vie-1. Zones: ch-gva-2, de-fra-1"},
-        unchecked=("credentials", "template", "overdue"),
+        unchecked=("credentials", "template"),
+        fine=("overdue",),
     ),
     "nobody answers": Trouble(
         env=only(EXOSCALE_API_ENDPOINT="http://127.0.0.1:9/{zone}/v2"),
@@ -203,6 +205,7 @@ def test_what_is_wrong_fails_with_its_words_and_stops_no_other_check(
     for check, words in trouble.fails.items():
         assert words in found[check]["says"]
     assert set(trouble.unchecked) <= set(states(found)["not checked"])
+    assert set(trouble.fine) <= set(states(found)["ok"])
     assert {"disk", "reaper"} <= set(found)
     assert records.instances() == before
 

@@ -14,7 +14,7 @@ import functions.doctor
 from client import cli, verbs
 from client.errors import ApiError, Denied, ExollamaError
 from functions import findings, fit
-from functions.doctor import CRON, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
+from functions.doctor import CRON, _Check, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
 from functions.findings import FAILED, OK, UNCHECKED, WARNING, Finding, failed, ok, unchecked, warning
 from tests.fakes import API_KEY, API_SECRET, settings
 
@@ -157,7 +157,7 @@ def raising(error: Exception) -> Callable[[], list[Finding]]:
 def test_a_check_that_cannot_be_made_is_a_finding_of_each_of_its_names(
     error: Exception, states: list[str], says: str, do: str
 ) -> None:
-    found = _made(raising(error), ("type", "memory"), "Do this.")
+    found = _made(_Check(raising(error), ("type", "memory"), "Do this."))
     assert [one.check for one in found] == ["type", "memory"]
     assert [one.state for one in found] == states
     assert says in found[0].says
