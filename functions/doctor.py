@@ -38,7 +38,7 @@ _SKEW_S: Final = 60.0
 _EVERYWHERE: Final = (CredentialsRejected, ClockError, Unanswered)
 """What bars the other zones as well."""
 _SUPPORT: Final = "Ask Exoscale's support for more."
-_LOOK: Final = "look it up with Exoscale's own command line: exo limits"
+_LOOK: Final = "look in the portal, under Organization, Quotas."
 
 
 def run(
