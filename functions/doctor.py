@@ -57,7 +57,7 @@ def run(
     ticker = Ticker(progress, monotonic, sleep)
     send = send or urllib3_send()
     visit = _Visit(settings, Cloud(settings, settings.zone, send, clock=clock, sleep=ticker.sleep))
-    ticker.progress("asking the API", 0)
+    ticker.progress("asking the API", None)
     visit.arrive()
 
     def overdue() -> list[Finding]:
@@ -73,14 +73,14 @@ def run(
         _Check(visit.instance, ("instance",)),
         _Check(overdue, ("overdue",), "Run exollama status --check once that is mended."),
     )
-    done: list[str] = []
+    left = [check.look.__name__.replace("_", " ") for check in checks]
 
     def make(check: _Check) -> list[Finding]:
         if visit.barred and (check.look is not overdue or isinstance(visit.barred, _EVERYWHERE)):
             return [unchecked(name, BARRED, SEE) for name in check.names]
         found = _made(check)
-        done.append(check.look.__name__)
-        ticker.progress(f"checked the {done[-1].replace('_', ' ')}", 100 * len(done) / len(checks))
+        left.remove(check.look.__name__.replace("_", " "))
+        ticker.progress(f"checking {', '.join(left) or 'this machine'}", 100 * (1 - len(left) / len(checks)))
         return found
 
     gathered = [finding for some in side_by_side(make, checks, at_once=WORKERS) for finding in some]

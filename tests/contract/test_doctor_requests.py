@@ -81,3 +81,14 @@ def test_no_nonsense_in_one_answer_keeps_any_check_from_being_made(zones: Zones,
     checks = [one["check"] for one in diagnosed(zones)["findings"]]
     assert [check for check in ONCE if checks.count(check) != 1] == []
     assert {"instance", "overdue"} <= set(checks)
+
+
+def test_what_is_still_waited_for_is_said_meanwhile(zones: Zones) -> None:
+    said: list[tuple[str, float | None]] = []
+    still = zones.injected | {"sleep": lambda _: None}
+    doctor.run(
+        settings(), **still, monotonic=lambda: 0.0, progress=lambda phase, percent, _: said.append((phase, percent))
+    )
+    assert said[0] == ("asking the API", None)
+    assert ("checking this machine", 100) in said
+    assert any("overdue" in phase for phase, _ in said[1:])
