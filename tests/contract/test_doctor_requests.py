@@ -91,4 +91,4 @@ def test_what_is_still_waited_for_is_said_meanwhile(zones: Zones) -> None:
     )
     assert said[0] == ("asking the API", None)
     assert ("checking this machine", 100) in said
-    assert any("overdue" in phase for phase, _ in said[1:])
+    assert len(said) == 8
