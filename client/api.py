@@ -75,10 +75,11 @@ class Api:
         self.zone = zone
         self.base = settings.endpoint.replace("{zone}", zone)
         self.sleep = sleep
+        self.skew_s: float | None = None
+        """How many seconds the API's clock is ahead of the local one; None before an answer told."""
         self._settings = settings
         self._send = send
         self._clock = clock
-        self._skew_s = 0.0
 
     def beside(self, zone: str) -> Self:
         """The same API in another zone."""
@@ -86,13 +87,14 @@ class Api:
 
     def now(self) -> datetime:
         """The API's time (UTC): the local clock, corrected by the Date of the last answer."""
-        return datetime.fromtimestamp(self._clock() + self._skew_s, UTC)
+        return datetime.fromtimestamp(self._clock() + (self.skew_s or 0.0), UTC)
 
     def check_clock(self) -> None:
         """Raise ClockError where the local clock and the API's differ by more than ten minutes."""
-        if abs(self._skew_s) > MAX_SKEW_S:
-            side = "behind" if self._skew_s > 0 else "ahead of"
-            apart = timedelta(seconds=round(abs(self._skew_s)))
+        skew_s = self.skew_s or 0.0
+        if abs(skew_s) > MAX_SKEW_S:
+            side = "behind" if skew_s > 0 else "ahead of"
+            apart = timedelta(seconds=round(abs(skew_s)))
             raise ClockError(
                 f"This machine's clock is {apart} {side} the API's ({self.base}). Nothing was changed. "
                 "Set the clock (timedatectl set-ntp true) and run this again."
@@ -223,9 +225,9 @@ class Api:
             return  # without a usable Date the local clock stands
         if date.tzinfo is None:  # "-0000"
             date = date.replace(tzinfo=UTC)
-        self._skew_s = date.timestamp() - self._clock()
-        if abs(self._skew_s) < 2:
-            self._skew_s = 0.0  # a Date has whole seconds: this is rounding and travel time
+        skew_s = date.timestamp() - self._clock()
+        # A Date has whole seconds: below two, this is rounding and travel time.
+        self.skew_s = skew_s if abs(skew_s) >= 2 else 0.0
 
     def _read(self, method: str, path: str, response: Response, operation: str) -> dict[str, Any]:
         if response.status == 200:

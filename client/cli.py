@@ -93,6 +93,11 @@ VERBS: Mapping[str, _Verb] = {
         '--json    (in a shell: eval "$(exollama env)")',
         {"--no-key": "leave the key out"},
     ),
+    "doctor": _Verb(
+        "check everything that can be without changing anything, and say what to do",
+        "--json",
+        {},
+    ),
 }
 ALIASES: Mapping[str, str] = {"start": "provision"}
 

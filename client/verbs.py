@@ -80,7 +80,7 @@ def need_urllib3() -> None:
     """Raise SettingsError where urllib3 is missing."""
     if not has_urllib3():
         raise SettingsError(
-            "Provisioning, stop, status and reaping need urllib3, which is not installed. "
+            "Provisioning, stop, status, doctor and reaping need urllib3, which is not installed. "
             "Run: python -m pip install 'urllib3>=2.6.3,<3'"
         )
 
@@ -163,6 +163,17 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     return 1 if _failures(result, terminal) or kept else 0
 
 
+def _doctor(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    need_urllib3()
+    from functions import doctor, findings
+
+    result = doctor.run(settings, progress=terminal.progress)
+    terminal.clear()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    print(json.dumps(result) if args.json else findings.text(result["findings"], colour=colour))
+    return 1 if result["failed"] else 0
+
+
 def _failures(result: Mapping[str, Any], terminal: Terminal) -> bool:
     """Tell what of a result failed, and whether anything did."""
     from functions import zones
@@ -201,4 +212,5 @@ _VERBS: Mapping[str, Callable[[argparse.Namespace, Settings, Terminal], int]] = 
     "generate": _generate,
     "serve": _serve,
     "env": _env,
+    "doctor": _doctor,
 }

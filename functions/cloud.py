@@ -45,6 +45,11 @@ class Cloud(Api):
         types = self.call("GET", "/instance-type", operation="list-instance-types").get("instance-types")
         return [one for one in types or () if isinstance(one, dict)]
 
+    def list_quotas(self) -> list[dict[str, Any]]:
+        """The organisation's quotas: resource (`instance`, or a GPU family), usage, limit (-1: none)."""
+        quotas = self.call("GET", "/quota", operation="list-quotas").get("quotas")
+        return [quota for quota in quotas or () if isinstance(quota, dict)]
+
     def list_security_groups(self) -> list[dict[str, Any]]:
         """The account's own security groups: id and name."""
         query = {"visibility": "private"}

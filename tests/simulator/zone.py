@@ -68,6 +68,7 @@ class Zone:
             "get-template": lambda: _found(self.templates, id_, "Template"),
             "list-instance-types": lambda: {"instance-types": self._types(signed)},
             "get-instance-type": lambda: self._authorized(_found(self.types, id_, "Instance type")),
+            "list-quotas": lambda: {"quotas": self._quotas()},
             "list-instances": self._list,
             "get-instance": lambda: self._instance(id_).details(self.groups),
             "create-instance": lambda: self._create(body, fault),
@@ -106,8 +107,7 @@ class Zone:
         groups = [group.get("id", "") for group in body.get("security-groups", [])]
         for group in groups:
             _found(self.groups, group, "Security group")
-        live = [r for r in self.instances.values() if r.state not in ("destroyed", "expunging")]
-        if len(live) >= self.options.instance_quota:
+        if self._live() >= self.options.instance_quota:
             raise Refused(409, f"Quota exceeded: instance limit of {self.options.instance_quota} reached")
         _check_user_data(body.get("user-data"))
         record = self.add(
@@ -259,6 +259,23 @@ class Zone:
 
     def _authorized(self, kind: Body) -> Body:
         return {**kind, "authorized": "gpus" not in kind or kind["family"] in self.options.authorized_gpus}
+
+    def _live(self) -> int:
+        return sum(r.state not in ("destroyed", "expunging") for r in self.instances.values())
+
+    def _quotas(self) -> list[Body]:
+        """Instances and GPUs, named as Exoscale's own command line shows them; a GPU family's is 0 unless raised."""
+        families = sorted({t["family"] for t in self.types.values() if "gpus" in t})
+        limits = {family: int(family in self.options.authorized_gpus) for family in families}
+        usages = dict.fromkeys(families, 0)
+        for record in self.instances.values():
+            kind = self.types[record.type_id]
+            if "gpus" in kind:
+                usages[kind["family"]] += kind["gpus"]
+        rows = {"instance": (self._live(), self.options.instance_quota)}
+        rows |= {"gpu": (sum(usages.values()), sum(limits.values()))}
+        rows |= {family: (usages[family], limits[family]) for family in families}
+        return [{"resource": name, "usage": usage, "limit": limit} for name, (usage, limit) in rows.items()]
 
     # -- operations
 

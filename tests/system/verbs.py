@@ -24,7 +24,7 @@ import pytest
 from client import cli
 from client.api import Api
 from client.settings import Secret, Settings
-from functions import provision, reap_idle, stop
+from functions import doctor, provision, reap_idle, stop
 from functions import status as status_verb
 from tests.simulator import Seen, Simulator
 from tests.simulator.driver import status, user_data
@@ -33,7 +33,10 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_S = "0.03"
 """Every sleep of a verb is cut to this; its timeouts and what it waits for are not touched."""
 CHANGES = ("POST", "PUT", "DELETE")
-WAITING: tuple[Any, ...] = (Api.__init__, provision.run, reap_idle.run, reap_idle.tidy, status_verb.run, stop.run)
+WAITING: tuple[Any, ...] = (
+    *(Api.__init__, doctor.run, provision.run),
+    *(reap_idle.run, reap_idle.tidy, status_verb.run, stop.run),
+)
 """What takes a clock and a sleep as keywords."""
 
 

@@ -19,8 +19,8 @@ from client.settings import Secret
 from tests.fakes import API_KEY, API_SECRET, KEY
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["provision", "status", "stop", "reap", "generate", "serve", "env"]
-SIBLINGS = {"provision": "provision", "status": "status", "stop": "stop", "reap_idle": "reap"}
+VERBS = ["provision", "status", "stop", "reap", "generate", "serve", "env", "doctor"]
+SIBLINGS = {"provision": "provision", "status": "status", "stop": "stop", "reap_idle": "reap", "doctor": "doctor"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,112 @@
+"""Where a reaper is set up on a machine, and that nothing else is told of it."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from functions import reapers
+
+ROOT = Path(__file__).parents[2]
+TIMERS = """\
+Thu 2026-11-26 06:20:00 UTC 4min Thu 2026-11-26 06:10:00 UTC 5min ago exollama-reap.timer exollama-reap.service
+Thu 2026-11-26 07:07:00 UTC 51min - - exollama-check.timer exollama-check.service
+- - - - apt-daily.timer apt-daily.service
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        ("*/10 * * * * exollama reap", True),
+        ('*/10 * * * *  set -a; . "$HOME/.exollama.env" && "$HOME/.local/bin/exollama" reap --quiet', True),
+        ("*/5 * * * * root cd /srv && python -m functions.reap_idle", True),
+        ("*/5 * * * * python3 -m client reap --quiet", True),
+        ("*/5 * * * * garuda-exoscale reap", True),
+        ("0 * * * * MSG='#1' exollama reap", True),
+        ("# */10 * * * * exollama reap", False),
+        ("  # exollama reap", False),
+        ("7 * * * * exollama status --check", False),
+        ("7 * * * * exollama reaper", False),
+        ("0 3 * * * /usr/bin/reap-logs", False),
+        ("", False),
+    ],
+)
+def test_a_line_of_cron_is_a_reaper_if_it_runs_one(line: str, is_one: bool) -> None:
+    assert reapers.reaps(f"MAILTO=root\n{line}\n@daily true\n") is is_one
+
+
+def test_the_crontab_of_the_deploy_folder_is_one() -> None:
+    assert reapers.reaps((ROOT / "deploy/cron/crontab").read_text())
+
+
+def test_of_what_systemd_lists_the_timers_that_reap_are_named() -> None:
+    assert reapers.timer_names(TIMERS) == ["exollama-reap.timer"]
+    assert (ROOT / "deploy/systemd/exollama-reap.timer").is_file()
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def program(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    path.chmod(0o755)
+
+
+def test_what_is_set_up_is_told_by_its_place_alone_and_asked_for_without_our_environment(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXOSCALE_API_SECRET", "planted")
+    seen = tmp_path / "seen"
+    program(
+        programs / "crontab", f'echo "$*:${{EXOSCALE_API_SECRET-none}}" >> {seen}', "echo '* * * * * exollama reap'"
+    )
+    program(programs / "systemctl", f'echo "$1" >> {seen}', f"printf '%s' '{TIMERS}'")
+    table = tmp_path / "cron.d"
+    table.mkdir()
+    (table / "ours").write_text("* * * * * root SECRET=hush exollama reap\n")
+    (table / "theirs").write_text("* * * * * root true\n")
+    (table / "folder").mkdir()
+    found = reapers.here((table, tmp_path / "nowhere"))
+    timers = ["exollama-reap.timer", "exollama-reap.timer"]  # the system's, and this user's
+    assert found == ["this user's crontab", str(table / "ours"), *timers]
+    assert seen.read_text().splitlines() == ["-l:none", "list-timers", "--user"]
+
+
+@pytest.mark.parametrize("lines", [["exit 1"], ["echo no crontab for you >&2", "exit 1"], None])
+def test_where_there_is_no_cron_and_no_systemd_nothing_is_seen(programs: Path, lines: list[str] | None) -> None:
+    for name in ("crontab", "systemctl"):
+        if lines is not None:
+            program(programs / name, *lines)
+    assert reapers.here(()) == []
+
+
+def test_a_command_that_hangs_is_not_waited_for(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reapers, "_PATIENCE_S", 0.1)
+    program(programs / "crontab", "exec /bin/sleep 30")
+    began = time.monotonic()
+    assert reapers.here(()) == []
+    assert time.monotonic() - began < 10
+
+
+def test_what_cannot_be_read_is_passed_over_and_a_pipe_is_not_waited_for(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = tmp_path / "refused"
+    refused.write_text("* * * * * root exollama reap\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert reapers.here((tmp_path,)) == [str(refused)]
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert reapers.here((tmp_path,)) == []
