@@ -22,7 +22,7 @@ from client.errors import ApiError, ClockError, CredentialsRejected, Denied, Exo
 from client.model import Instance, owned_live
 from client.settings import DEFAULT_TYPE, Settings
 from client.transport import Send
-from functions import fit, permissions, plan, reapers, status
+from functions import fit, gpu, permissions, plan, reapers, status
 from functions.cloud import Cloud
 from functions.examination import examine
 from functions.findings import BARRED, FAILED, SEE, Finding, failed, ok, unchecked, warning
@@ -174,6 +174,7 @@ class _Visit:
 
     def template(self) -> list[Finding]:
         found = self.ask("list-templates", lambda: plan.find_template(self.cloud, self.settings))
+        gpu.check_template(found, self.settings.instance_type or "")
         made = str(found.get("created-at"))[:10]
         return [ok("template", f"{self.settings.template} is in {self.cloud.zone}; the newest is of {made}.")]
 
@@ -261,6 +262,8 @@ def memory(settings: Settings, name: str, has: int, notes: Sequence[str]) -> Fin
     if warned:
         return warning("memory", " ".join(warned), do)
     need = fit.memory_bytes(settings.model)
+    if need is not None and gpu.is_gpu(name):
+        return ok("memory", f"as far as is known here, the cards of {name} hold {settings.model}.")
     if need is None:
         return warning("memory", f"the tag of {settings.model} does not tell its size.", f"If it does not load: {do}")
     gib = f"{settings.model} needs about {need / fit.GIB:.1f} GiB by its tag, and {name} has {has / fit.GIB:.1f}."
@@ -287,7 +290,7 @@ def price(settings: Settings, name: str) -> Finding:
 
 def disk(settings: Settings) -> Finding:
     """Whether system, image and model fit onto the disk."""
-    need = fit.disk_gib(settings.model)
+    need = fit.disk_gib(settings.model, gpu=gpu.is_gpu(settings.instance_type or ""))
     says = f"{settings.disk_gib} GiB; system, container image and {settings.model} need about {need}."
     if settings.disk_gib < need:
         return failed("disk", says, f"Set EXOSCALE_DISK_SIZE={need} or more.")
@@ -303,10 +306,10 @@ def quotas(rows: Sequence[Mapping[str, Any]], settings: Settings, *, has_instanc
     Their names are those that Exoscale's own command line reads: `instance`, and one for each GPU family.
     """
     by_name = {str(row.get("resource")): row for row in rows}
-    family = (settings.instance_type or DEFAULT_TYPE).partition(".")[0]
+    wanted = settings.instance_type or DEFAULT_TYPE
     return [
         _quota(resource, by_name.get(resource), has_instance=has_instance)
-        for resource in ("instance", *([family] if family.startswith("gpu") else []))
+        for resource in ("instance", *([wanted.partition(".")[0]] if gpu.is_gpu(wanted) else []))
     ]
 
 
@@ -322,8 +325,8 @@ def _quota(resource: str, row: Mapping[str, Any] | None, *, has_instance: bool) 
         return ok(check, says)
     if has_instance:
         return warning(check, says, f"Nothing while your instance lives; no other can be made. {_SUPPORT}")
-    start = "Quotas of GPU types start at 0. " if resource.startswith("gpu") else "Remove what is not needed. "
-    return failed(check, says, start + _SUPPORT)
+    more = gpu.quota(resource) if gpu.is_gpu(resource) else f"Remove what is not needed. {_SUPPORT}"
+    return failed(check, says, more)
 
 
 def in_time(result: Mapping[str, Any]) -> list[Finding]:

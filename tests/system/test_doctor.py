@@ -160,6 +160,17 @@ TROUBLES = {
         fails={"template": "It exists in de-fra-1."},
         after=with_template,
     ),
+    "a template without drivers for the cards": Trouble(
+        before=lambda simulator: simulator.options.authorized_gpus.add("gpua30"),
+        env=only(EXOSCALE_INSTANCE_TYPE="gpua30.small", EXOSCALE_TEMPLATE="Linux Debian 12 (Bookworm) 64-bit"),
+        fails={"template": "No GPU driver is known"},
+        fine=("type", "memory", "price", "quota of gpua30", "disk"),
+    ),
+    "a disk that is too small for drivers": Trouble(
+        before=lambda simulator: simulator.options.authorized_gpus.add("gpua30"),
+        env=only(EXOSCALE_INSTANCE_TYPE="gpua30.small", EXOSCALE_DISK_SIZE="16"),
+        fails={"disk": "need about 19"},
+    ),
     "no such type": Trouble(
         env=only(EXOSCALE_INSTANCE_TYPE="standard.vast"),
         fails={"type": "There is no type standard.vast in ch-gva-2"},
