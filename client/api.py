@@ -141,6 +141,10 @@ class Api:
         except ValueError as error:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
+    def list_instance_types(self) -> list[dict[str, Any]]:
+        """All types: family, size, cpus, memory in bytes, authorized, zones. Signed, it omits what may not be used."""
+        return _items(self.call("GET", "/instance-type", operation="list-instance-types").get("instance-types"))
+
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""
         path = f"/instance/{quote(instance_id, safe='')}"

@@ -28,6 +28,12 @@ ROWS: dict[str, tuple[Instance, dict[str, Any] | None, bool | None, int | None]]
     "label unusable, not asked": (seen(activity="x"), None, None, None),
     "label unusable, past its deadline": (seen(activity="x", deadline=ago(seconds=1)), None, None, 0),
     "label unusable, asked": (seen(activity="x"), status(idle_s=100), None, 1700),
+    "used by its own word, for less than a clock can tell": (
+        seen(activity=ago(hours=5)),
+        status(idle_s=1799.9999997),
+        None,
+        0,
+    ),
     "idle by label, used by its own word": (seen(activity=ago(hours=5)), status(idle_s=100), None, 1700),
     "used by its own word, the deadline is sooner": (
         seen(activity=ago(hours=5), deadline=NOW + timedelta(seconds=90)),
