@@ -205,7 +205,7 @@ class Api:
             retried = response.status in _RETRIED_GET if method == "GET" else response.status == 429
             if not retried or last:
                 return self._read(method, path, response, operation)
-            self.sleep(_retry_after_s(response, backoff_s(attempt)))
+            self.sleep(retry_after_s(response, backoff_s(attempt)))
         raise AssertionError("the last attempt returns or raises")
 
     def _request(self, method: str, url: str, body: Body, *, signed: bool) -> Request:
@@ -291,7 +291,8 @@ def _items(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _retry_after_s(response: Response, default_s: float) -> float:
+def retry_after_s(response: Response, default_s: float) -> float:
+    """How long an answer asks to wait: at least the default, at most RETRY_AFTER_CAP_S."""
     asked = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
     return min(max(float(asked[0]), default_s), RETRY_AFTER_CAP_S) if asked else default_s
 

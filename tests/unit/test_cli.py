@@ -268,7 +268,12 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
         "name": "exollama",
         "zone": "ch-gva-2",
         "state": "running",
+        "type": "standard.large",
+        "disk_gib": 50,
         "model": "m",
+        "goes_in_s": 60,
+        "hourly_cost": 0.1,
+        "cost": 0.1,
         "deadline": "2026-11-30T12:00:00+00:00",
         "deadline_s": 500_000,
         "age_s": 60,
@@ -277,7 +282,8 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
         "said": None,
     }
     items = [plain | {"id": f"id-{n}", "overdue": reason} | changes for n, reason in enumerate(late)]
-    return {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
+    whole = {"time": "2026-11-24T12:00:00+00:00", "prices_as_of": "2026-10", "notes": [], "unseen": []}
+    return whole | {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
 
 
 @pytest.mark.parametrize(

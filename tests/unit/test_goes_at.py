@@ -18,7 +18,7 @@ MIN = 60
 LABEL_S = 2250
 """Idle by label: 30 minutes and a quarter of that."""
 # Instance, its own word, whether it was silent (None: not asked), seconds that it has (None: nobody can say).
-ROWS: dict[str, tuple[Instance, dict[str, Any] | None, bool | None, int | None]] = {
+ROWS: dict[str, tuple[Instance, dict[str, Any] | None, bool | None, float | None]] = {
     "by label alone, used just now": (seen(), None, None, LABEL_S),
     "by label alone, used for the last time 30 min ago": (seen(activity=ago(minutes=30)), None, None, LABEL_S - 1800),
     "by label alone, idle": (seen(activity=ago(hours=5)), None, None, 0),
