@@ -141,9 +141,15 @@ class Api:
         except ValueError as error:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
-    def list_instance_types(self) -> list[dict[str, Any]]:
-        """All types: family, size, cpus, memory in bytes, authorized, zones. Signed, it omits what may not be used."""
-        return _items(self.call("GET", "/instance-type", operation="list-instance-types").get("instance-types"))
+    def type_names(self) -> dict[str, str]:
+        """The names of all instance types (`family.size`) by their ids.
+
+        Sent unsigned: so the list has those, too, that this account may not use (any more), and needs no permission.
+        """
+        from client.model import type_name
+
+        types = self.call("GET", "/instance-type", signed=False).get("instance-types")
+        return {one["id"]: type_name(one) for one in _items(types) if isinstance(one.get("id"), str)}
 
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""

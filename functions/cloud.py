@@ -40,6 +40,11 @@ class Cloud(Api):
             both += answer.get("templates") or ()
         return [template for template in both if isinstance(template, dict)]
 
+    def list_instance_types(self) -> list[dict[str, Any]]:
+        """All types: family, size, cpus, memory in bytes, authorized, zones. Signed, it omits what may not be used."""
+        types = self.call("GET", "/instance-type", operation="list-instance-types").get("instance-types")
+        return [one for one in types or () if isinstance(one, dict)]
+
     def list_security_groups(self) -> list[dict[str, Any]]:
         """The account's own security groups: id and name."""
         query = {"visibility": "private"}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from client import prices
 from client.endpoint import Endpoint
 from client.errors import Denied, ExollamaError, OutOfTime
-from client.model import GONE, Instance, type_name
+from client.model import GONE, Instance
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
@@ -104,7 +104,7 @@ def _types(zone: Zone, notes: list[str]) -> dict[str, str]:
     if not any(instance.type_id and not instance.type for instance in zone.instances):
         return {}
     try:
-        return {str(one.get("id")): type_name(one) for one in zone.cloud.list_instance_types()}
+        return zone.cloud.type_names()
     except ExollamaError as error:
         notes.append(f"Types and costs are not known: {error}")
         return {}
