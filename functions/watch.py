@@ -16,7 +16,7 @@ from client.errors import ExollamaError
 from client.settings import Settings
 from client.transport import Request, Response, Send
 from functions import shown, status
-from functions.transport import sparing_send
+from functions.transport import urllib3_send
 from functions.zones import failures
 
 MOST_S: Final = 600.0
@@ -56,8 +56,8 @@ def watch(
     send: Send | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
-    """Look every so many seconds, until Ctrl-C or SIGTERM ends it."""
-    pace = Pace(every_s, send or sparing_send())
+    """Look every so many seconds, over connections that are kept, until Ctrl-C or SIGTERM ends it."""
+    pace = Pace(every_s, send or urllib3_send())
     redraws = out.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb") and not as_json
     if redraws:
         out.write("\x1b[2J")

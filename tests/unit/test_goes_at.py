@@ -120,7 +120,7 @@ labelled = st.fixed_dictionaries(
 )
 instances = st.builds(
     lambda state, age_s, given: instance(
-        state=state, created=age_s and NOW - timedelta(seconds=age_s), labels=label_map(**given)
+        state=state, created=None if age_s is None else NOW - timedelta(seconds=age_s), labels=label_map(**given)
     ),
     st.sampled_from("running running starting stopped stopping error destroying".split()),
     st.none() | st.floats(0, 14 * 86400),
