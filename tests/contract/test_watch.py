@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from client.transport import Request, Response
 from functions import status, watch
 from functions.watch import MOST_S, Pace
-from tests.fakes import settings
-from tests.zones import Zones, instance, refusal
+from tests.fakes import NOW, label_map, settings
+from tests.zones import ID, Zones, instance, refusal
 
 REQUEST = Request("GET", "https://api-ch-gva-2.exoscale.com/v2/zone", {}, b"", 20.0)
 
@@ -49,7 +50,16 @@ class Interrupted(BaseException):
     """As Ctrl-C in the middle of a pause."""
 
 
-class Screen(io.StringIO):
+class Pipe(io.StringIO):
+    """What is written, and how often it is sent on."""
+
+    flushed = 0
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+
+class Screen(Pipe):
     """A terminal."""
 
     def isatty(self) -> bool:
@@ -90,13 +100,16 @@ def heals(zones: Zones) -> Callable[[], object]:
 def test_a_pipe_gets_a_block_with_its_time_for_each_look_and_a_failed_one_is_shown(
     zones: Zones, watched: Callable[..., tuple[str, list[float]]]
 ) -> None:
-    zones.instances["ch-gva-2"].append(instance())
-    written, pauses = watched(io.StringIO(), breaks(zones, 400), heals(zones))
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(deadline=NOW + timedelta(hours=3))))
+    pipe = Pipe()
+    written, pauses = watched(pipe, breaks(zones, 400), heals(zones))
+    assert pipe.flushed == 3
     assert "\x1b" not in written
     first, second, third, rest = written.split("\n\n")
     head, columns, row = first.splitlines()[:3]
     assert head == "2026-11-24 12:00:00 UTC, every 5 s"
     assert (columns.split()[0], row.split()[0]) == ("name", "exollama")
+    assert first.endswith(f"ch-gva-2 {ID} reaches its deadline at 2026-11-24T15:00:00+00:00.")
     assert second.splitlines()[1:] == [
         "Nothing is known: no zone could be looked at.",
         "ch-gva-2 was not looked at: GET /instance: not now (400).",
