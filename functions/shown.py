@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from client import metrics, prices
 from client.model import GONE, printable
+from functions.policy import RUNNING
 from functions.zones import nothing
 
 Result = Mapping[str, Any]
@@ -55,7 +56,8 @@ def _wrapped(words: str, width: int | None, indent: str = "") -> list[str]:
 
     if not width:
         return [indent + words]
-    return textwrap.wrap(words, width, initial_indent=indent, subsequent_indent=indent + "  ", drop_whitespace=True)
+    more = indent + "  "
+    return textwrap.wrap(words, width, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)
 
 
 def _line(columns: tuple[str, ...], cells: Any, rows: list[tuple[dict[str, str], Any]]) -> str:
@@ -86,7 +88,7 @@ def _phase(one: Mapping[str, Any]) -> Iterator[str]:
     said = one["said"] or {}
     if "boot" in said:
         yield printable(said["boot"]["phase"])
-    elif "trouble" in said:
+    elif "trouble" in said and one["state"] in RUNNING:
         yield "no answer"
 
 

@@ -125,16 +125,17 @@ def test_a_cell(changes: dict[str, Any], cells: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("state", "said", "words"),
     [
-        (status(phase="model"), "000000000001  model  used"),
-        ({"trouble": "silent"}, "000000000001  no answer  used"),
-        (None, "000000000001  used"),
+        ("running", status(phase="model"), "000000000001  model  used"),
+        ("running", {"trouble": "silent"}, "000000000001  no answer  used"),
+        ("running", None, "000000000001  used"),
+        ("stopped", {"trouble": "stopped"}, "000000000001  used"),
     ],
-    ids=["asked", "silent", "not asked"],
+    ids=["asked", "silent", "not asked", "stopped, who never answers"],
 )
-def test_the_phase_stands_beside_the_reason_where_it_was_asked(said: Any, words: str) -> None:
-    assert words in shown.text(result(RUNNING | {"said": said}))
+def test_the_phase_stands_beside_the_reason_where_it_was_asked(state: str, said: Any, words: str) -> None:
+    assert words in shown.text(result(RUNNING | {"state": state, "said": said}))
 
 
 @pytest.mark.parametrize(
