@@ -143,6 +143,16 @@ class Api:
         except ValueError as error:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
+    def type_names(self) -> dict[str, str]:
+        """The names of all instance types (`family.size`) by their ids.
+
+        Sent unsigned: so the list has those, too, that this account may not use (any more), and needs no permission.
+        """
+        from client.model import type_name
+
+        types = self.call("GET", "/instance-type", signed=False).get("instance-types")
+        return {one["id"]: type_name(one) for one in _items(types) if isinstance(one.get("id"), str)}
+
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""
         path = f"/instance/{quote(instance_id, safe='')}"
@@ -203,7 +213,7 @@ class Api:
             retried = response.status in _RETRIED_GET if method == "GET" else response.status == 429
             if not retried or last:
                 return self._read(method, path, response, operation)
-            self.sleep(_retry_after_s(response, backoff_s(attempt)))
+            self.sleep(retry_after_s(response, backoff_s(attempt)))
         raise AssertionError("the last attempt returns or raises")
 
     def _request(self, method: str, url: str, body: Body, *, signed: bool) -> Request:
@@ -289,7 +299,8 @@ def _items(value: object) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def _retry_after_s(response: Response, default_s: float) -> float:
+def retry_after_s(response: Response, default_s: float) -> float:
+    """How long an answer asks to wait: at least the default, at most RETRY_AFTER_CAP_S."""
     asked = re.fullmatch(r"[0-9]{1,9}", response.headers.get("retry-after", ""))
     return min(max(float(asked[0]), default_s), RETRY_AFTER_CAP_S) if asked else default_s
 

@@ -52,7 +52,7 @@ VERBS: Mapping[str, _Verb] = {
         },
     ),
     "status": _Verb(
-        "show the owned instances of all zones",
+        "show the owned instances of all zones, when they go and about what they cost",
         "--probe",
         {
             "--probe": "ask each running instance itself, too (needs its port 11435)",
@@ -140,6 +140,8 @@ def parser(prog: str, verb: str) -> argparse.ArgumentParser:
         _prompt_arguments(one)
     if verb == "serve":
         _serve_arguments(one)
+    if verb == "status":
+        _status_arguments(one)
     if verb == "provision":
         one.add_argument(
             "--format",
@@ -167,6 +169,15 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
         help="an option of Ollama, such as temperature=0; repeatable",
     )
     one.add_argument("--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow')
+
+
+def _status_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--format", choices=("text", "prometheus"), default="text", help="a table, or metrics for Prometheus (text)"
+    )
+    one.add_argument(
+        "--watch", nargs="?", const="5", metavar="SECONDS", help="look again and again, every 5 seconds or so many"
+    )
 
 
 def _serve_arguments(one: argparse.ArgumentParser) -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from client import metrics
 from client.exchange import Reply, error
 from client.http1 import RequestHead
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from client.forwarder import Forwarder
 
 PATH: Final = b"/.exollama/status"
-_PROMETHEUS: Final = re.compile(rb"(?i)accept:.*(?:openmetrics|version=0\.0\.4)")
 _STATES: Final = ("asleep", "waking", "ready", "failed")
 OUTCOMES: Final = ("forwarded", "local", "repeated", "refused", "malformed", "broken", "left")
 
@@ -31,8 +30,9 @@ def answer(forwarder: Forwarder, head: RequestHead) -> Reply:
         return error(405, "GET is expected", fields=b"Allow: GET, HEAD\r\n")
     said = status(forwarder)
     query = head.target.partition(b"?")[2]
-    if b"format=prometheus" in query or any(_PROMETHEUS.match(line) for line in head.fields):
-        return Reply(200, prometheus(said).encode(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
+    accept = "".join(line.decode("latin-1") for line in head.fields if line[:7].lower() == b"accept:")
+    if b"format=prometheus" in query or metrics.accepted(accept):
+        return Reply(200, prometheus(said).encode(), content_type=metrics.CONTENT_TYPE.encode())
     return Reply(200, json.dumps(said).encode())
 
 
@@ -60,10 +60,6 @@ def status(forwarder: Forwarder) -> dict[str, Any]:
 
 def prometheus(said: dict[str, Any]) -> str:
     """The same as metrics (text format 0.0.4); what is None is left out."""
-    lines = ["# TYPE exollama_state gauge"]
-    lines += [f'exollama_state{{state="{name}"}} {int(said["state"] == name)}' for name in (*_STATES, "stopping")]
-    if said["phase"]:
-        lines += ["# TYPE exollama_phase gauge", f'exollama_phase{{phase="{_label(said["phase"])}"}} 1']
     deadline = said["deadline"] and datetime.fromisoformat(said["deadline"]).timestamp()
     gauges = {
         "waking_percent": said["percent"],
@@ -75,14 +71,16 @@ def prometheus(said: dict[str, Any]) -> str:
         "requests_held": said["held"],
         "uptime_seconds": said["uptime_s"],
     }
-    for name, value in gauges.items():
-        if value is not None:
-            lines += [f"# TYPE exollama_{name} gauge", f"exollama_{name} {value}"]
-    lines += ["# TYPE exollama_wakes_total counter", f"exollama_wakes_total {said['wakes']}"]
-    lines.append("# TYPE exollama_requests_total counter")
-    lines += [f'exollama_requests_total{{outcome="{name}"}} {count}' for name, count in said["requests"].items()]
-    return "\n".join(lines) + "\n"
-
-
-def _label(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"")
+    states = [({"state": name}, int(said["state"] == name)) for name in (*_STATES, "stopping")]
+    requests = [({"outcome": name}, count) for name, count in said["requests"].items()]
+    families = [
+        metrics.family("exollama_state", states),
+        metrics.family("exollama_phase", [({"phase": said["phase"]}, 1)] if said["phase"] else []),
+        *(
+            metrics.family(f"exollama_{name}", [({}, value)] if value is not None else [])
+            for name, value in gauges.items()
+        ),
+        metrics.family("exollama_wakes_total", [({}, said["wakes"])], kind="counter"),
+        metrics.family("exollama_requests_total", requests, kind="counter"),
+    ]
+    return "".join(families)

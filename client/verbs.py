@@ -9,12 +9,13 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from client.errors import ExollamaError, SettingsError
-from client.settings import Settings, by_function, has_credentials
+from client.settings import Reader, Settings, by_function, has_credentials, whole
 from client.terminal import Terminal
 
 
@@ -60,6 +61,8 @@ def _settings(args: argparse.Namespace) -> Settings:
             from client.handout import Handout
 
             args.handout = Handout.prepare(args, os.environ)
+        elif args.verb == "status":
+            problems += _status_options(args)
     except SettingsError as error:
         problems += error.problems
     if by_url and args.verb != "serve":  # whose own options tell
@@ -122,21 +125,40 @@ def _provisioned(args: argparse.Namespace, settings: Settings, terminal: Termina
 
 def _status(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
     need_urllib3()
-    from functions import status
+    from functions import shown, status
 
-    result = status.run(settings, probe=args.probe, check=args.check)
-    overdue = status.overdue(result)
+    metrics = args.format == "prometheus"
+    if args.watch_s:
+        from functions import watch
+
+        watch.watch(settings, args.watch_s, sys.stdout, probe=args.probe, as_json=args.json)
+    result = status.run(settings, probe=args.probe, check=args.check or metrics)
+    overdue = status.overdue(result) if args.check else []
     if args.json:
         print(json.dumps(result))
+    elif metrics:
+        print(shown.prometheus(result), end="")
     elif not args.check or overdue:
         late = [item for item in result["instances"] if item["overdue"]]
-        print(status.text({**result, "instances": late} if args.check else result))
-    for item in result["instances"]:
-        if item["deadline_s"] is not None and item["deadline_s"] < 86400 and not args.check:
-            terminal.note(f"{item['zone']} {item['id']} reaches its deadline at {item['deadline']}.")
-    for sentence in overdue:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(shown.text({**result, "instances": late} if args.check else result, width))
+    for sentence in overdue if args.check else shown.ending(result):
         terminal.note(sentence)
     return 1 if _failures(result, terminal) or overdue else 0
+
+
+def _status_options(args: argparse.Namespace) -> Iterator[str]:
+    """Read what the arguments of status ask for, and say what is wrong with them."""
+    reader = Reader({})
+    asked = args.watch is not None
+    args.watch_s = reader.read("--watch", whole("seconds", 1, 3600), args.watch, None) if asked else None
+    yield from reader.problems
+    if args.json and args.format == "prometheus":
+        yield "--json and --format prometheus contradict each other. Leave one out."
+    if asked and args.check:
+        yield "--watch goes on until it is interrupted, and --check ends with an exit code. Leave one out."
+    if asked and args.format == "prometheus":
+        yield "--watch goes on until it is interrupted, and Prometheus looks by itself. Leave one out."
 
 
 def _reap(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
+from client import metrics
 from client.errors import ExollamaError
 
 MAX_BODY: Final = 1 << 16
@@ -23,8 +24,10 @@ ACTIONS: Final[Mapping[str, frozenset[str]]] = {
 }
 """Each action and its parameters, which are true or false."""
 ALIASES: Final = {"start": "provision", "reap_idle": "reap"}
-_LOOKS: Final = frozenset({"status"})
+_LOOKS: Final = ("status",)
 """Actions that change nothing, and so may be asked for with GET."""
+FORMATS: Final = ("json", "prometheus")
+"""What `format` may say over HTTP, of a look."""
 _HTTP_MARKS: Final = frozenset(
     {"httpMethod", "requestContext", "rawPath", "headers", "multiValueHeaders", "http", "body", "isBase64Encoded"}
 )
@@ -51,11 +54,15 @@ class Request(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One thing to do. `with_token`: whether it showed the function's token, and so may see the endpoint's key."""
+    """One thing to do. `with_token`: whether it showed the function's token, and so may see the endpoint's key.
+
+    `format`: one of FORMATS.
+    """
 
     action: str
     params: Mapping[str, bool]
     with_token: bool
+    format: str = "json"
 
 
 def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
@@ -92,11 +99,13 @@ def from_request(request: Request, env: Mapping[str, str]) -> Call:
     given = [ALIASES.get(one, one) if isinstance(one, str) else one for one in named if one is not None]
     if any(one != given[0] for one in given):
         raise BadCall(400, f"Two different actions are given: {' and '.join(_shown(one) for one in given[:2])}.")
-    action, params = checked(given[0] if given else None, params)
+    asked_for = given[0] if given else None
+    form = _format(params.pop("format", None), headers.get("accept", "")) if asked_for in _LOOKS else "json"
+    action, params = checked(asked_for, params)
     allowed = ("GET", "POST") if action in _LOOKS else ("POST",)
     if request.method not in allowed:
         raise BadCall(405, f"{action} is asked for with {' or '.join(allowed)}.", ", ".join(allowed))
-    return Call(action=action, params=params, with_token=True)
+    return Call(action=action, params=params, with_token=True, format=form)
 
 
 def from_event(event: object, env: Mapping[str, str]) -> Call:
@@ -150,6 +159,15 @@ def query_of(text: str) -> dict[str, str]:
 
 
 # -- inside
+
+
+def _format(given: object, accept: str) -> str:
+    """The format that a look is asked for in: by its name, else by the Accept header. Raises BadCall."""
+    if given is None:
+        return "prometheus" if metrics.accepted(accept) else "json"
+    if not isinstance(given, str) or given not in FORMATS:
+        raise BadCall(400, f"format is {_shown(given)}: {' or '.join(FORMATS)} is expected.")
+    return given
 
 
 def _first(single: object, multiple: object) -> dict[str, str]:

@@ -19,7 +19,7 @@ from client import prices
 from client.api import MAX_SKEW_S
 from client.boot import Progress, Ticker, silent
 from client.errors import ApiError, ClockError, CredentialsRejected, Denied, ExollamaError, NotFound, Unanswered
-from client.model import Instance, owned_live
+from client.model import Instance, owned_live, type_name
 from client.settings import DEFAULT_TYPE, Settings
 from client.transport import Send
 from functions import fit, gpu, permissions, plan, reapers, status
@@ -181,7 +181,7 @@ class _Visit:
     def type(self) -> list[Finding]:
         notes: list[str] = []
         chosen = self.ask("list-instance-types", lambda: plan.find_type(self.cloud, self.settings, notes.append))
-        name, here = plan.type_name(chosen), self.cloud.zone
+        name, here = type_name(chosen), self.cloud.zone
         others = [str(zone) for zone in chosen.get("zones") or () if zone != here]
         where = f"{name} is authorised in {here}, and exists in {', '.join(others) or 'no other zone'}."
         fitted = "" if self.settings.instance_type else f" {' '.join(notes)}"

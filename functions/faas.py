@@ -178,12 +178,20 @@ def _status(error: ExollamaError) -> int:
 
 
 class Answer:
-    """What goes back: an HTTP status, headers, and JSON as bytes."""
+    """What goes back: an HTTP status, headers, and JSON as bytes, or `text` instead, whose content type is `kind`."""
 
-    def __init__(self, status: int, said: Mapping[str, Any], *, allow: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        said: Mapping[str, Any],
+        *,
+        allow: str | None = None,
+        text: str | None = None,
+        kind: str = "application/json",
+    ) -> None:
         self.status = status
-        self.body = json.dumps(said).encode()
-        self.headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        self.body = (json.dumps(said) if text is None else text).encode()
+        self.headers = {"Content-Type": kind, "Cache-Control": "no-store"}
         if "retry_after_s" in said:
             self.headers["Retry-After"] = str(said["retry_after_s"])
         if status == 401:
@@ -196,6 +204,8 @@ def answer(request: Callable[[], Request], remaining_s: float | None = None) -> 
     """Answer an HTTP request; `request` reads it. Raises nothing."""
     try:
         call = from_request(request(), os.environ)
+        if call.format == "prometheus":
+            return _metrics(call, remaining_s)
         return Answer(*_do(call, remaining_s, over_http=True))
     except BadCall as error:
         log.warning("refused with %d: %s", error.status, error)
@@ -203,6 +213,18 @@ def answer(request: Callable[[], Request], remaining_s: float | None = None) -> 
     except Exception:
         log.exception("unexpected")  # a traceback shows code, and no secret
         return Answer(500, {"error": "Something unexpected happened; the function's log has more. Please report it."})
+
+
+def _metrics(call: Call, remaining_s: float | None) -> Answer:
+    """The same as metrics. They tell themselves what is overdue and which zone failed, so that is no failed scrape."""
+    from client import metrics
+    from functions import shown
+
+    call = call._replace(params={**call.params, "check": True})
+    status, said = _do(call, remaining_s, over_http=True)
+    if "instances" not in said:
+        return Answer(status, said)
+    return Answer(200, {}, text=shown.prometheus(said), kind=metrics.CONTENT_TYPE)
 
 
 def _do(call: Call, remaining_s: float | None, *, over_http: bool) -> tuple[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from client import __version__, labels, prices
 from client.endpoint import PORT
 from client.errors import ApiError, Conflict, ExollamaError
-from client.model import Instance
+from client.model import Instance, type_name
 from client.settings import DEFAULT_TYPE, Secret, Settings
 from functions import fit, gpu, userdata
 from functions.cloud import Cloud
@@ -173,11 +173,6 @@ def find_template(cloud: Cloud, settings: Settings) -> dict[str, Any]:
         "templates here: "
         f"{'; '.join(names) or 'none'}. Set EXOSCALE_TEMPLATE. Nothing was created."
     )
-
-
-def type_name(instance_type: Mapping[str, Any]) -> str:
-    """`family.size`: an instance type has no name of its own."""
-    return f"{instance_type.get('family')}.{instance_type.get('size')}"
 
 
 def find_type(cloud: Cloud, settings: Settings, note: Note) -> dict[str, Any]:

@@ -21,6 +21,10 @@ LATEST_START: Final = timedelta(minutes=10)
 """A stopped machine has no fence, so reaper and provisioner keep apart in time, by this much."""
 SKIPPED_WRITES: Final = 1.25
 """Idle by label counts a quarter more than the timeout, for the label writes that were skipped."""
+RUNNING: Final = ("running", "starting")
+"""States in which an instance may be asked."""
+_KEEPS: Final = 8
+"""More keeps than can follow each other: by label, by its own word, failed and looked at, unreachable."""
 
 
 class Gate(Enum):
@@ -48,17 +52,19 @@ class Verb(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verb and why. `trouble` marks a keep that nobody should overlook."""
+    """A verb and why. `trouble` marks a keep that nobody should overlook; `until`, if known, is when a keep ends that
+    nobody prolongs by using it: from then on another rule holds."""
 
     verb: Verb
     reason: str
     trouble: bool = False
     gate: Gate = Gate.NONE
+    until: datetime | None = None
 
 
-def keep(reason: str) -> Decision:
+def keep(reason: str, until: datetime | None = None) -> Decision:
     """Keep it, because."""
-    return Decision(Verb.KEEP, reason)
+    return Decision(Verb.KEEP, reason, until=until)
 
 
 def idle_since(instance: Instance, now: datetime) -> datetime | None:
@@ -90,7 +96,7 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
         return Decision(Verb.DESTROY, "in state error")
     if instance.state == "stopped":
         return _stopped(instance, now)
-    if instance.state not in ("running", "starting"):
+    if instance.state not in RUNNING:
         if policy.deadline and now >= policy.deadline + GRACE:
             return Decision(Verb.DESTROY, f"{instance.state}, and past its deadline and the grace")
         return keep(f"{instance.state}: in transition, looked at again next time")
@@ -99,8 +105,10 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
     activity = instance.activity(now)
     if activity is None:
         return Decision(Verb.ASK, "its activity label cannot be used")
-    if now < idle_by_label(activity, policy):
-        return keep(f"used {_ago(now - activity)} ago")
+    idle = idle_by_label(activity, policy)
+    if now < idle:
+        booting = instance.state == "starting"  # once it has booted it counts anew
+        return keep(f"used {_ago(now - activity)} ago", None if booting else _sooner(idle, policy.deadline))
     return Decision(Verb.ASK, f"by its label unused for {_ago(now - activity)}: to be asked")
 
 
@@ -111,9 +119,11 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     past_deadline = policy.deadline is not None and now >= policy.deadline
     if isinstance(boot.get("error"), dict):
         kept = status.get("policy")
-        until = (instance.activity(now) or instance.created or now) + timedelta(seconds=policy.retention_s)
+        began = instance.activity(now) or instance.created
+        until = (began or now) + timedelta(seconds=policy.retention_s)
         if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
-            return keep(f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC")
+            reason = f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC"
+            return keep(reason, _sooner(until, policy.deadline) if began else None)
         phase = printable(boot["error"].get("phase"))
         return Decision(Verb.DESTROY, f"its boot failed in phase {phase}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
@@ -135,7 +145,8 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
     if idle_s < policy.idle_s:
-        return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself")
+        idle = now + timedelta(seconds=policy.idle_s - idle_s, microseconds=1)  # which rounding might have taken off
+        return keep(f"used {_ago(timedelta(seconds=idle_s))} ago, as it says itself", _sooner(idle, policy.deadline))
     if fence:
         return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
@@ -158,14 +169,11 @@ def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool 
     if silent and policy.reach == "any" and idle and now >= idle + SILENCE:
         verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
         return Decision(verb, f"idle by its label for {_ago(now - idle)}, and not reachable")
-    until = (
-        f"until {policy.deadline + GRACE:%Y-%m-%d %H:%M} UTC"
-        if policy.deadline
-        else "for as long as it has no deadline"
-    )
+    until = policy.deadline and policy.deadline + GRACE
     if silent and policy.reach == "any" and idle:
-        until = f"until {idle + SILENCE:%Y-%m-%d %H:%M} UTC"
-    return Decision(Verb.KEEP, f"cannot be asked: {trouble} Kept {until}.", trouble=True)
+        until = _sooner(idle + SILENCE, until)
+    kept = f"until {until:%Y-%m-%d %H:%M} UTC" if until else "for as long as it has no deadline"
+    return Decision(Verb.KEEP, f"cannot be asked: {trouble} Kept {kept}.", trouble=True, until=until)
 
 
 def by_wish(status: dict[str, Any], verb: Verb) -> Decision:
@@ -198,12 +206,53 @@ def overdue(instance: Instance, now: datetime, status: dict[str, Any] | None, *,
     if quiet_since and quiet_since > then and not unconditional:
         return None
     decision = by_labels(instance, then)
-    if decision.verb is Verb.ASK and status:
-        idle_s = max(0.0, status["idle_s"] - SILENCE.total_seconds())
-        decision = by_probe(instance, then, {**status, "idle_s": idle_s, "fence": None})
-    elif decision.verb is Verb.ASK:
-        decision = by_silence(instance, then, "", silent=silent)
+    if decision.verb is Verb.ASK:
+        decision = _asked(instance, then, status, -SILENCE, silent=silent)
     return None if decision.verb is Verb.KEEP else decision.reason
+
+
+def goes_at(
+    instance: Instance, now: datetime, status: dict[str, Any] | None = None, *, silent: bool | None = None
+) -> datetime | None:
+    """When a reaper would end it if nobody used it again; `now` where it would at once, None where nobody can say.
+
+    `status` is its own word; where it gave none, `silent` is as of `by_silence`, or None where it was not asked: then
+    it is taken to be as idle as its label says. Nobody can say while it boots, is in use or in transition.
+    """
+    first, at = by_labels(instance, now), now
+    if first.verb is Verb.KEEP and first.until is None:
+        return None
+    asked = (status is not None or silent is not None) and instance.state in RUNNING
+    own = _asked(instance, now, status, timedelta(), silent=bool(silent)) if asked else first
+    if own.verb is Verb.KEEP and own.until is None:
+        return None
+    past_deadline = instance.policy.deadline is not None and now >= instance.policy.deadline
+    if first.verb is Verb.ASK and status is None and instance.activity(now) is None and not past_deadline:
+        return None
+    for _ in range(_KEEPS):
+        decision = by_labels(instance, at)
+        if decision.verb is Verb.ASK and asked:
+            decision = _asked(instance, at, status, at - now, silent=bool(silent))
+        if decision.verb is not Verb.KEEP:
+            return at
+        if decision.until is None:
+            return None
+        at = decision.until
+    return None
+
+
+def _asked(
+    instance: Instance, then: datetime, status: dict[str, Any] | None, later: timedelta, *, silent: bool
+) -> Decision:
+    """The decision at another time, about what answers as it does now but for its idle time, or does not answer."""
+    if not status:
+        return by_silence(instance, then, "", silent=silent)
+    idle_s = max(0.0, status["idle_s"] + later.total_seconds())
+    return by_probe(instance, then, {**status, "idle_s": idle_s, "fence": None})
+
+
+def _sooner(one: datetime, deadline: datetime | None) -> datetime:
+    return min(one, deadline or one)
 
 
 def _stopped(instance: Instance, now: datetime) -> Decision:
@@ -217,7 +266,7 @@ def _stopped(instance: Instance, now: datetime) -> Decision:
         return keep("stopped; its activity label cannot be used, so it is kept until its deadline")
     until = activity + timedelta(seconds=policy.idle_s + policy.retention_s)
     if now < until:
-        return keep(f"stopped, its disk kept until {until:%Y-%m-%d %H:%M} UTC")
+        return keep(f"stopped, its disk kept until {until:%Y-%m-%d %H:%M} UTC", _sooner(until, policy.deadline))
     return Decision(Verb.DESTROY, f"stopped for longer than its retention of {policy.retention_s} s")
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from client.boot import Progress, Ticker, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import OllamaError, Unreachable
-from client.model import Instance
+from client.model import Instance, type_name
 from client.session import pull
 from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
-from functions.plan import Draft, check_start, draft, reach, type_name
+from functions.plan import Draft, check_start, draft, reach
 from functions.provisioning import Found, Provisioning
 from functions.reap_idle import tidy
 from functions.transport import urllib3_send

@@ -1,26 +1,40 @@
 """`status`: the owned instances of all zones, from their labels and, where asked for, from themselves.
 
 `python -m functions.status` is the verb; `run` is the same for other code. It changes nothing. Neighbours:
-`functions.zones` lists, `functions.policy` says what a reaper would decide, and should have done.
+`functions.zones` lists, `functions.policy` says what a reaper would decide, when, and should have done;
+`functions.shown` makes a table or metrics of the result, and `functions.watch` looks again and again.
 """
 
+import math
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from client import prices
 from client.endpoint import Endpoint
 from client.errors import Denied, ExollamaError, OutOfTime
-from client.model import Instance
+from client.model import GONE, Instance
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
 from functions.protocol import ASKS, ask
 from functions.transport import sparing_send
-from functions.zones import WORKERS, nothing, side_by_side, survey
+from functions.zones import WORKERS, Zone, side_by_side, survey
 
-_COLUMNS = ("name", "zone", "state", "phase", "model", "age", "used", "reaper", "id")
+
+class _Word(NamedTuple):
+    """What an instance said of itself, or why it said nothing; and how get-instance showed it, where that was asked.
+
+    `silent` is as of `functions.policy`; `asked` is False where it was not even tried.
+    """
+
+    said: dict[str, Any] | None = None
+    trouble: str = ""
+    silent: bool = True
+    asked: bool = False
+    seen: Instance | None = None
 
 
 def run(
@@ -32,78 +46,121 @@ def run(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Return `{"zones", "instances": […], "failed": […]}`.
+    """Return `{"time", "prices_as_of", "zones", "unseen", "instances": […], "failed": […], "notes": […]}`.
 
-    Each instance is `{id, name, zone, state, model, address, created, activity, deadline, deadline_s, age_s, idle_s,
-    reap, said, overdue}`: times in RFC 3339 UTC or None, `idle_s` by its label or, with `probe`, by itself, `reap`
-    what a reaper decides from the labels, `said` the instance's own status or None, `overdue` with `check` why a
-    reaper should have acted by now, else None; `failed` holds sentences about zones that could not be looked at, and
-    instances that could not be asked for want of a permission or of time. Raises ExollamaError where no zone could be
-    looked at.
+    Each instance is `{id, name, zone, state, type, disk_gib, model, address, created, activity, deadline, deadline_s,
+    age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, reap, said, overdue}`; what is not known is None.
+
+    - Times are RFC 3339 UTC, `time` the API's own. `idle_s` is by its label or, with `probe`, by itself.
+    - `goes_in_s`: after how long a reaper would end it if nobody used it again, 0 where it would now; None where
+      nobody can say, as while it boots or is in use (see `functions.policy.goes_at`).
+    - `hourly_cost`: about what an hour costs now, of a stopped one's disk only; `cost`: about what it has cost so far,
+      and at most, where it was stopped meanwhile. Without the disk where `disk_gib` is None: lists do not show it, but
+      who is asked has it. Prices are `prices_as_of` (year and month).
+    - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`
+      why a reaper should have acted by now, else None.
+
+    `zones` were looked at, `unseen` could not be. `failed` holds sentences about these, and about instances that could
+    not be asked for want of a permission or of time; `notes` about what else is not known, and fails nothing. Raises
+    ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     unasked: list[str] = []
+    notes: list[str] = []
+    types = side_by_side(lambda zone: _types(zone, notes), zones, at_once=WORKERS)
 
-    def describe(work: tuple[Cloud, Instance]) -> dict[str, Any]:
-        cloud, instance = work
+    def describe(work: tuple[Cloud, Instance, Mapping[str, str]]) -> dict[str, Any]:
+        cloud, instance, names = work
         doubtful = check and policy.by_labels(instance, cloud.now()).verb is policy.Verb.ASK
-        heard, trouble, silent = None, "", True
+        word = _Word()
         if probe or doubtful:
             try:
-                heard, trouble, silent = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
+                word = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
             except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
-                trouble, silent = str(error), False
+                word = _Word(trouble=str(error), silent=False)
                 unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
-        late = policy.overdue(instance, cloud.now(), heard, silent=silent) if check else None
-        said = heard or ({"trouble": trouble} if trouble else None)
-        return _describe(cloud, instance, said) | {"overdue": late}
+        late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if check else None
+        kind = instance.type or names.get(instance.type_id or "")
+        return _describe(cloud, instance, word, kind) | {"overdue": late}
 
-    work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
+    work = [
+        (zone.cloud, instance, names) for zone, names in zip(zones, types, strict=True) for instance in zone.instances
+    ]
     instances = side_by_side(describe, work, at_once=WORKERS)
+    seen = [zone for zone in zones if not zone.trouble]
     return {
-        "zones": [zone.name for zone in zones if not zone.trouble],
+        "time": (seen or zones)[0].cloud.now().isoformat(timespec="seconds"),
+        "prices_as_of": prices.listed()["as_of"],
+        "zones": [zone.name for zone in seen],
+        "unseen": [zone.name for zone in zones if zone.trouble],
         "instances": instances,
         "failed": [zone.trouble for zone in zones if zone.trouble] + unasked,
+        "notes": sorted(set(notes)),
     }
 
 
-def _ask(
-    cloud: Cloud, instance: Instance, settings: Settings, *, tries: int
-) -> tuple[dict[str, Any] | None, str, bool]:
+def _types(zone: Zone, notes: list[str]) -> dict[str, str]:
+    """The names of the types by their ids, where an instance's is not known; best effort, since only costs need it."""
+    if not any(instance.type_id and not instance.type for instance in zone.instances):
+        return {}
+    try:
+        return zone.cloud.type_names()
+    except ExollamaError as error:
+        notes.append(f"Types and costs are not known: {error}")
+        return {}
+
+
+def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) -> _Word:
     """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied, OutOfTime."""
     try:
         seen = cloud.get_instance(instance.id)
         header = seen.header()
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":
-            return None, f"{seen.state}; its key or its address is not known", True
-        return ask(cloud, Endpoint.of(seen, key), tries=tries)
+            return _Word(trouble=f"{seen.state}; its key or its address is not known", asked=True, seen=seen)
+        said, trouble, silent = ask(cloud, Endpoint.of(seen, key), tries=tries)
+        return _Word(said, trouble, silent, asked=True, seen=seen)
     except (Denied, OutOfTime):
         raise
     except ExollamaError as error:
-        return None, str(error), True
+        return _Word(trouble=str(error), asked=True)
 
 
-def _describe(cloud: Cloud, instance: Instance, said: dict[str, Any] | None) -> dict[str, Any]:
+def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -> dict[str, Any]:
     now = cloud.now()
+    said = word.said or ({"trouble": word.trouble} if word.trouble else None)
     activity, deadline = instance.activity(now), instance.policy.deadline
     decision = policy.by_labels(instance, now)
+    goes_at = policy.goes_at(instance, now, word.said, silent=word.silent if word.asked else None)
+    age_s = (now - instance.created).total_seconds() if instance.created else None
     idle_s = None if activity is None else max(0.0, (now - activity).total_seconds())
     if said and "idle_s" in said:
         idle_s = said["idle_s"]
+    disk_gib = word.seen.disk_gib if word.seen else instance.disk_gib
+    running = prices.hourly_cost(kind, disk_gib or 0) if kind else None
+    hourly = None if instance.state in GONE else running
+    if instance.state == "stopped":
+        hourly = disk_gib and prices.disk_hourly_cost(disk_gib)
+    cost = prices.cost_so_far(running, age_s)
     return {
         "id": instance.id,
         "name": instance.owned_name,
         "zone": instance.zone,
         "state": instance.state,
+        "type": kind,
+        "disk_gib": disk_gib,
         "model": instance.model,
         "address": instance.address,
         "created": instance.created and instance.created.isoformat(),
         "activity": activity and activity.isoformat(),
         "deadline": deadline and deadline.isoformat(),
         "deadline_s": deadline and round((deadline - now).total_seconds()),
-        "age_s": instance.created and round((now - instance.created).total_seconds()),
+        "age_s": None if age_s is None else round(age_s),
         "idle_s": idle_s and round(idle_s),
+        "idle_timeout_s": instance.policy.idle_s,
+        "goes_in_s": goes_at and math.ceil((goes_at - now).total_seconds()),
+        "hourly_cost": hourly and round(hourly, 6),
+        "cost": cost and round(cost, 6),
         "reap": {"decision": decision.verb.value, "reason": decision.reason},
         "said": said,
     }
@@ -117,33 +174,6 @@ def overdue(result: dict[str, Any]) -> list[str]:
         for one in result["instances"]
         if one["overdue"]
     ]
-
-
-def text(result: dict[str, Any]) -> str:
-    """A result as a table."""
-    if not result["instances"]:
-        return nothing(result)
-    rows = [_COLUMNS] + [_row(instance) for instance in result["instances"]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _row(instance: dict[str, Any]) -> tuple[str, ...]:
-    said = instance["said"] or {}
-    phase = said["boot"]["phase"] if "boot" in said else ("no answer" if "trouble" in said else "-")
-    return (
-        instance["name"],
-        instance["zone"],
-        instance["state"],
-        phase,
-        instance["model"] or "?",
-        "?" if instance["age_s"] is None else policy.span(instance["age_s"]),
-        "?" if instance["idle_s"] is None else f"{policy.span(instance['idle_s'])} ago",
-        instance["reap"]["reason"],
-        instance["id"],
-    )
 
 
 if __name__ == "__main__":

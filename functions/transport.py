@@ -58,7 +58,7 @@ def urllib3_send() -> Send:
 def sparing_send() -> Send:
     """The same for passes over all zones, most of which find nothing to do: the pool is there from the first deed on.
 
-    Until then each zone is asked for its list, on a host of its own, where a pool has nothing to keep alive; and to
+    Until then each zone is asked for its lists, on a host of its own, where a pool has nothing to keep alive; and to
     import urllib3 takes longer than all of that. Raises ModuleNotFoundError at once where it is missing.
     """
     if find_spec("urllib3") is None:
@@ -66,7 +66,7 @@ def sparing_send() -> Send:
     pooled = once(urllib3_send)
 
     def send(request: Request) -> Response:
-        begins = request.method == "GET" and request.url.endswith(("/zone", "/instance"))
+        begins = request.method == "GET" and request.url.endswith(("/zone", "/instance", "/instance-type"))
         return (http_client_send if begins else pooled())(request)
 
     return send

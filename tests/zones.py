@@ -93,7 +93,7 @@ class Zones:
 
     def _check_signature(self, request: PreparedRequest, path: str) -> None:
         header = request.headers.get("authorization")
-        if path == "/v2/zone":
+        if path == "/v2/zone" or (path == "/v2/instance-type" and header is None):
             assert header is None
             return
         expires = re.search(r"expires=(\d+)", str(header))

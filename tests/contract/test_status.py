@@ -1,19 +1,31 @@
 """Status against the API's contract: exactly which requests they make, signed how, and what comes of them."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from client.errors import Garbled, Unreachable
 from client.settings import Secret
-from functions import reap_idle, status
+from functions import reap_idle, shown, status
 from tests.fakes import KEY, NOW, label_map, settings
 from tests.zones import ID, IDLE, Agent, Zones, instance, refusal
 
+LARGE = {"instance-type": {"id": "type-large"}}
+
 
 def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
-    zones.instances["de-fra-1"].append(instance())
-    (item,) = status.run(settings(), **zones.injected)["instances"]
+    zones.instances["de-fra-1"].append(instance(**LARGE))
+    result = status.run(settings(), **zones.injected)
+    (item,) = result.pop("instances")
+    assert result == {
+        "time": "2026-11-24T12:00:00+00:00",
+        "prices_as_of": "2026-10",
+        "zones": ["ch-gva-2", "de-fra-1"],
+        "unseen": [],
+        "failed": [],
+        "notes": [],
+    }
     assert item["reap"]["decision"] == "ask"
     del item["reap"]
     assert item == {
@@ -21,6 +33,8 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "name": "exollama",
         "zone": "de-fra-1",
         "state": "running",
+        "type": "standard.large",
+        "disk_gib": None,
         "model": "granite3.1-dense:8b",
         "address": "127.0.0.9",
         "created": "2026-11-23T12:00:00+00:00",
@@ -29,11 +43,90 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "deadline_s": 518400,
         "age_s": 86400,
         "idle_s": 18000,
+        "idle_timeout_s": 1800,
+        "goes_in_s": 0,
+        "hourly_cost": 0.09333,
+        "cost": 2.23992,
         "said": None,
         "overdue": None,
     }
     assert zones.asked == []
     assert zones.made("POST", "PUT", "DELETE") == []
+
+
+def test_types_are_asked_for_once_in_each_zone_that_has_one_of_ours_whose_type_is_not_known(zones: Zones) -> None:
+    told = {"instance-type": {"id": "type-x", "family": "gpu3", "size": "small"}}
+    zones.instances["ch-gva-2"] += [instance(**told), instance(id="others", labels={}, **LARGE)]
+    result = status.run(settings(), **zones.injected)
+    assert [one["type"] for one in result["instances"]] == ["gpu3.small"]
+    assert [call for call in zones.made() if "type" in call] == []
+    zones.instances["de-fra-1"] += [instance(id=str(n), **LARGE) for n in range(3)]
+    zones.instances["de-fra-1"].append(instance(id="unheard of", **{"instance-type": {"id": "type-y"}}))
+    result = status.run(settings(), **zones.injected)
+    assert [one["type"] for one in result["instances"]] == ["gpu3.small", *["standard.large"] * 3, None]
+    assert [call for call in zones.made() if "type" in call] == ["GET de-fra-1/v2/instance-type"]
+
+
+def test_where_types_cannot_be_listed_costs_are_not_known_and_nothing_fails(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance(**LARGE))
+    zones.instances["de-fra-1"].append(instance(**LARGE))
+    zones.faults["GET /instance-type"] = refusal(400, "not for you")
+    result = status.run(settings(), probe=True, **zones.injected)
+    assert result["failed"] == []
+    assert [(one["type"], one["hourly_cost"], one["cost"]) for one in result["instances"]] == [(None, None, None)] * 2
+    assert result["notes"] == ["Types and costs are not known: GET /instance-type: not for you (400)."]
+
+
+@pytest.mark.parametrize(
+    ("changes", "probe", "money"),
+    [
+        ({}, False, (None, 0.09333, 24 * 0.09333)),
+        ({}, True, (50, 0.10033, 24 * 0.10033)),
+        ({"state": "stopped"}, False, (None, None, 24 * 0.09333)),
+        ({"state": "stopped"}, True, (50, 0.007, 24 * 0.10033)),
+        ({"state": "destroying"}, True, (50, None, 24 * 0.10033)),
+        ({"created-at": None}, True, (50, 0.10033, None)),
+        ({"disk-size": "odd"}, True, (None, 0.09333, 24 * 0.09333)),
+        ({"instance-type": None}, True, (50, None, None)),
+    ],
+    ids=str,
+)
+def test_what_it_costs_is_of_type_and_disk_where_it_is_asked_and_of_the_type_alone_where_not(
+    zones: Zones, changes: dict[str, Any], probe: bool, money: tuple[float | None, ...]
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(**{**LARGE, **changes}))
+    (item,) = status.run(settings(), probe=probe, **zones.injected)["instances"]
+    expected = [None if value is None else pytest.approx(value, abs=1e-6) for value in money]
+    assert [item[name] for name in ("disk_gib", "hourly_cost", "cost")] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "probe", "seconds"),
+    [
+        ({"activity": NOW}, {}, False, 2250),
+        ({"activity": IDLE}, {"idle_s": 100.5}, True, 1700),
+        ({"activity": IDLE}, {"idle_s": 100.5}, False, 0),
+        ({"activity": IDLE}, {"idle_s": 9999.0, "in_flight": 1}, True, None),
+        ({"activity": IDLE}, {"phase": "model"}, True, 0),
+        ({"activity": NOW}, {"phase": "model"}, True, None),
+        ({"activity": NOW, "deadline": NOW + timedelta(seconds=60)}, {}, False, 60),
+    ],
+    ids=str,
+)
+def test_how_long_it_has_is_by_its_label_or_by_its_own_word(
+    zones: Zones, changes: dict[str, Any], said: dict[str, Any], probe: bool, seconds: int | None
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(**changes)))
+    zones.said = said
+    (item,) = status.run(settings(), probe=probe, **zones.injected)["instances"]
+    assert item["goes_in_s"] == seconds
+
+
+def test_what_could_not_be_asked_for_want_of_a_permission_has_the_time_that_its_label_says(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance())
+    zones.faults[f"GET /instance/{ID}"] = refusal(403, "Forbidden by role policy for compute")
+    (item,) = status.run(settings(), probe=True, **zones.injected)["instances"]
+    assert item["goes_in_s"] == 0
 
 
 def test_a_probing_status_asks_the_instance_itself(zones: Zones) -> None:
@@ -86,13 +179,10 @@ def test_one_silent_moment_makes_no_check_call_an_instance_overdue_that_is_in_us
 
 def test_the_table_of_status_has_a_row_per_instance_and_says_what_a_reaper_would_do(zones: Zones) -> None:
     zones.instances["ch-gva-2"].append(instance())
-    head, row = status.text(status.run(settings(), **zones.injected)).splitlines()
-    assert head.split()[:4] == ["name", "zone", "state", "phase"]
-    assert row.split()[:5] == ["exollama", "ch-gva-2", "running", "-", "granite3.1-dense:8b"]
-    assert "24 h 0 min" in row
-    assert "5 h 0 min ago" in row
-    assert "by its label unused for" in row
-    assert row.endswith(ID)
+    assert shown.text(status.run(settings(), **zones.injected)).splitlines()[1:3] == [
+        "exollama  running  ch-gva-2  ?     granite3.1-dense:8b  24h 0m  5h 0m  now      ?",
+        f"  {ID}  by its label unused for 5 h 0 min: to be asked",
+    ]
 
 
 def test_a_check_asks_only_those_that_their_labels_leave_in_doubt_and_names_the_overdue(zones: Zones) -> None:
@@ -135,9 +225,11 @@ def test_a_check_finds_users_whose_programs_write_no_labels(zones: Zones) -> Non
     assert item["overdue"] is None
 
 
-@pytest.mark.parametrize("function", [status, reap_idle], ids=["status", "reap_idle"])
-def test_with_nothing_there_it_is_said_that_nothing_costs(zones: Zones, function: Any) -> None:
-    assert function.text(function.run(settings(), **zones.injected)) == (
+@pytest.mark.parametrize(
+    ("function", "text"), [(status, shown.text), (reap_idle, reap_idle.text)], ids=["status", "reap_idle"]
+)
+def test_with_nothing_there_it_is_said_that_nothing_costs(zones: Zones, function: Any, text: Any) -> None:
+    assert text(function.run(settings(), **zones.injected)) == (
         "No owned instance in ch-gva-2, de-fra-1: nothing runs, nothing costs."
     )
 

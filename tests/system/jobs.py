@@ -171,7 +171,9 @@ def reap_what_is_busy(stage: Stage) -> None:
 
 def status(stage: Stage) -> None:
     seen = stage.in_use_label()
-    assert seen.id in stage.run("status").ended(0).out
+    shown = stage.run("status").ended(0).out
+    assert seen.id in shown
+    assert " standard.micro " in shown, "its type, and so its cost, take no permission"
 
 
 def probe(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """The main job over real sockets: provision, generate, status, env, idle, reaped or stopped and started again."""
 
 import json
+import re
 import shutil
 import ssl
 import subprocess
@@ -139,12 +140,13 @@ def test_what_env_prints_as_json_is_enough_for_a_strict_tls_client(user: User, u
 
 
 def test_status_shows_a_table_or_json_and_with_probe_what_the_instance_says(user: User, up: Seen) -> None:
-    head, row = user.run("status").ended(0).out.splitlines()
-    assert head.split() == ["name", "zone", "state", "phase", "model", "age", "used", "reaper", "id"]
-    assert row.split()[:5] == ["exollama", "ch-gva-2", "running", "-", "granite3.1-dense:8b"]
-    assert row.endswith(up.id)
-    _, row = user.run("status", "--probe").ended(0).out.splitlines()
-    assert row.split()[:4] == ["exollama", "ch-gva-2", "running", "ready"]
+    head, row, more, total = user.run("status").ended(0).out.splitlines()
+    assert re.split("  +", head) == ["name", "state", "zone", "type", "model", "age", "idle", "goes in", "cost, about"]
+    kind = "standard.large"  # which the model fits
+    assert row.split()[:5] == ["exollama", "running", "ch-gva-2", kind, "granite3.1-dense:8b"]
+    assert re.match(rf"  {up.id}  used [0-9]+ (s|min) ago$", more)
+    assert total.startswith("1 running, about 0.093 per hour, about 0.")
+    assert f"  {up.id}  ready  used " in user.run("status", "--probe").ended(0).out
     given = user.run("--json", "--probe", module="functions.status").ended(0).json
     assert (given["zones"], given["failed"]) == (["ch-gva-2", "de-fra-1"], [])
     [one] = given["instances"]

@@ -59,6 +59,23 @@ MEANT: dict[str, tuple[dict[str, Any], Call]] = {
     ),
     "status by POST": ({"body": {"action": "status", "probe": False}}, call("status", probe=False)),
     "a path that means nothing": ({"path": "/default/exollama"}, call("provision")),
+    "metrics, by their name": (
+        {"body": "", "method": "GET", "path": "/status", "query": {"format": "prometheus"}},
+        call("status")._replace(format="prometheus"),
+    ),
+    "metrics, in the body": (
+        {"body": {"action": "status", "format": "prometheus", "probe": True}},
+        call("status", probe=True)._replace(format="prometheus"),
+    ),
+    "metrics, by the header": (
+        {"body": "", "path": "/status", "headers": {**BEARER, "ACCEPT": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}},
+        call("status")._replace(format="prometheus"),
+    ),
+    "JSON for whoever says so": (
+        {"body": "", "path": "/status", "query": {"format": "json"}, "headers": {**BEARER, "Accept": "version=0.0.4"}},
+        call("status"),
+    ),
+    "what acts, asked by a Prometheus": ({"headers": {**BEARER, "Accept": "version=0.0.4"}}, call("provision")),
 }
 
 
@@ -98,6 +115,17 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         "dry_run is 1: true or false is expected.",
     ),
     "a query of another type": ({"body": "", "path": "/status", "query": {"probe": "maybe"}}, 400, 'probe is "maybe"'),
+    "a format that there is not": (
+        {"body": "", "path": "/status", "query": {"format": "xml"}},
+        400,
+        'format is "xml": json or prometheus is expected.',
+    ),
+    "a format that is no word": ({"body": {"action": "status", "format": []}}, 400, "format is []: json or prometheus"),
+    "a format of what acts": (
+        {"body": {"action": "reap", "format": "prometheus"}},
+        400,
+        'reap has no parameter "format"',
+    ),
     "two actions": ({"path": "/reap"}, 400, 'Two different actions are given: "provision" and "reap".'),
     "no JSON": ({"body": "{action: provision"}, 400, "The body is no JSON. Send an object"),
     "no text": ({"body": b"\xff\xfe\x00"}, 400, "The body is no JSON."),

@@ -268,7 +268,12 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
         "name": "exollama",
         "zone": "ch-gva-2",
         "state": "running",
+        "type": "standard.large",
+        "disk_gib": 50,
         "model": "m",
+        "goes_in_s": 60,
+        "hourly_cost": 0.1,
+        "cost": 0.1,
         "deadline": "2026-11-30T12:00:00+00:00",
         "deadline_s": 500_000,
         "age_s": 60,
@@ -277,7 +282,8 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
         "said": None,
     }
     items = [plain | {"id": f"id-{n}", "overdue": reason} | changes for n, reason in enumerate(late)]
-    return {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
+    whole = {"time": "2026-11-24T12:00:00+00:00", "prices_as_of": "2026-10", "notes": [], "unseen": []}
+    return whole | {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
 
 
 @pytest.mark.parametrize(
@@ -337,6 +343,53 @@ def test_without_a_check_status_shows_all_warns_of_a_deadline_and_ends_with_0(
     out, err = capsys.readouterr()
     assert re.findall(r"id-[0-9]", out) == ["id-0", "id-1"]
     assert err.count("reaches its deadline at 2026-11-30T12:00:00+00:00") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        (["--watch", "0"], ["--watch is '0': a whole number of seconds from 1 to 3600 is expected."]),
+        (["--watch", "3601"], ["--watch is '3601': a whole number of seconds from 1 to 3600 is expected."]),
+        (["--watch", "2.5"], ["--watch is '2.5': a whole number of seconds from 1 to 3600 is expected."]),
+        (["--watch="], ["--watch is '': a whole number of seconds from 1 to 3600 is expected."]),
+        (["--watch", "--check"], ["--watch goes on until it is interrupted, and --check ends with an exit code."]),
+        (["--watch", "--format", "prometheus"], ["--watch goes on until it is interrupted, and Prometheus looks"]),
+        (["--json", "--format", "prometheus"], ["--json and --format prometheus contradict each other."]),
+        (
+            ["--watch", "x", "--check", "--json", "--format", "prometheus"],
+            ["--watch is 'x'", "--json and --format", "and --check", "and Prometheus"],
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_of_status_is_named_at_once_and_nothing_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], problems: list[str]
+) -> None:
+    verb_that(monkeypatch, raising(AssertionError("it ran")))
+    assert words("status", *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    told = err.splitlines()
+    assert [problem in line for problem, line in zip(problems, told, strict=True)] == [True] * len(problems)
+
+
+def test_metrics_are_checked_and_what_is_overdue_stands_in_them_and_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import functions.status
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(functions.status, "run", answering(surveyed("idle for 5 h", idle_timeout_s=1800), given))
+    assert words("status", "--format", "prometheus") == 0
+    assert given == {"probe": False, "check": True}
+    out, err = capsys.readouterr()
+    labels = '{id="id-0",name="exollama",zone="ch-gva-2",state="running"}'
+    assert f"exollama_instance_overdue{labels} 1\n" in out
+    assert err == ""
+    assert words("status", "--format", "prometheus", "--check") == 1
+    out, err = capsys.readouterr()
+    assert f"exollama_instance_overdue{labels} 1\n" in out
+    assert "should be gone" in err
 
 
 @pytest.mark.parametrize(

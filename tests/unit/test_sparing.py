@@ -20,6 +20,7 @@ BASE = "https://api-ch-gva-2.exoscale.com/v2"
     [
         ("GET", "/zone", "http.client"),
         ("GET", "/instance", "http.client"),
+        ("GET", "/instance-type", "http.client"),
         ("GET", "/instance/i-1", "urllib3"),
         ("DELETE", "/instance/i-1", "urllib3"),
         ("PUT", "/instance/i-1:stop", "urllib3"),
