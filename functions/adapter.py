@@ -321,7 +321,8 @@ class ExoscaleOllamaAdapter:
                 for sentence in failures(result):
                     log.warning("%s", sentence)
                 for one in result["instances"]:
-                    log.info("instance %s was %s: %s", one["id"], one["outcome"], one["reason"])
+                    level = logging.DEBUG if one["outcome"] == "kept" else logging.INFO
+                    log.log(level, "instance %s was %s: %s", one["id"], one["outcome"], one["reason"])
             except ExollamaError as error:
                 log.warning("the monitor looks again in %.0f s: %s", _LOOK_S, error)
             except Exception:
