@@ -43,7 +43,7 @@ def child(adapter: ExoscaleOllamaAdapter, *, waits: bool) -> int:
 def main(what: list[str]) -> None:
     if "handles" in what:
         signal.signal(signal.SIGTERM, exit_7)
-    adapter = ExoscaleOllamaAdapter(os.environ["EXOSCALE_API_KEY"], os.environ["EXOSCALE_API_SECRET"])
+    adapter = ExoscaleOllamaAdapter.from_env()
     adapter.start_idle_monitor()
     if "boots" in what:
         threading.Thread(target=adapter.ensure_instance, daemon=True).start()

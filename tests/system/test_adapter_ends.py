@@ -1,4 +1,4 @@
-"""The end of a program with an adapter, however it comes: the instance is gone once, the status is the program's own."""
+"""The end of a program with an adapter, however it comes: the instance is gone once, the status is its own."""
 
 import signal
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.simulator import Simulator
-from tests.simulator.driver import boot_report
-from tests.system.verbs import Clerk, Running, User, changes, let_pass
+from tests.simulator.lodging import Lodging
+from tests.system.instance import KEY
+from tests.system.verbs import Running, User, changes
 
 IDLE_S = 40 * 60
 
@@ -21,11 +22,14 @@ def program(user: User, *what: str) -> Iterator[Running]:
 
 
 @pytest.fixture
-def up(empty: Simulator, here: Clerk) -> Simulator:
-    """One instance, ready: to boot one in each of these takes longer than all else."""
-    here.run("provision").ended(0)
-    empty.api.calls.clear()
-    return empty
+def cloud(lodging: Lodging) -> Simulator:
+    """Quick: its instances are ready at once."""
+    return lodging.simulator
+
+
+@pytest.fixture
+def user(cloud: Simulator) -> User:
+    return User(cloud, EXOSCALE_OLLAMA_KEY=KEY)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def up(empty: Simulator, here: Clerk) -> Simulator:
     ],
 )
 def test_the_instance_is_gone_once_and_the_status_is_as_ever(
-    up: Simulator, user: User, what: str, number: signal.Signals | None, code: int
+    cloud: Simulator, user: User, what: str, number: signal.Signals | None, code: int
 ) -> None:
     with user.running(*what.split(), module="tests.system.adapting") as run:
         if number:
@@ -47,41 +51,26 @@ def test_the_instance_is_gone_once_and_the_status_is_as_ever(
             run.process.send_signal(number)
         done = run.end(30)
     assert done.code == code, done.said
-    assert up.instances() == []
-    assert changes(up).count("delete-instance") == 1
+    assert cloud.instances() == []
+    assert changes(cloud).count("delete-instance") == 1
     assert ("Traceback" in done.err) is (number == signal.SIGINT), done.said
 
 
-def test_what_kill_9_leaves_goes_by_the_reaper(up: Simulator, user: User, here: Clerk) -> None:
+def test_what_kill_9_leaves_goes_by_the_reaper(cloud: Simulator, user: User) -> None:
     with program(user, "waits") as run:
         run.process.kill()
         assert run.end(10).code == -signal.SIGKILL
-    assert len(up.instances()) == 1
-    let_pass(up, IDLE_S)
-    assert "destroyed" in here.run("reap").ended(0).out
-    assert up.instances() == []
+    assert len(cloud.instances()) == 1
+    cloud.advance(IDLE_S)
+    assert "destroyed" in user.run("reap").ended(0).out
+    assert cloud.instances() == []
 
 
-def test_what_boots_still_when_the_program_is_ended_is_owned_and_left_to_the_reaper(
-    empty: Simulator, user: User
-) -> None:
-    empty.ollama(pull_hold_percent=40)
-    with program(user, "waits", "boots") as run:
-        run.until(lambda: empty.instances() and boot_report(empty.instance()).get("phase") == "model", "it boots")
-        run.process.send_signal(signal.SIGTERM)
-        done = run.end(20)
-    empty.ollama(pull_hold_percent=None)
-    assert done.code == -signal.SIGTERM, done.said
-    assert "booting (phase model)" in done.err
-    assert "exollama reap" in done.err
-    assert empty.instance().labels["exollama"] == "v1"
-
-
-def test_a_forked_child_uses_the_adapter_and_ends_nothing_of_its_parents(up: Simulator, user: User) -> None:
+def test_a_forked_child_uses_the_adapter_and_ends_nothing_of_its_parents(cloud: Simulator, user: User) -> None:
     with program(user, "waits", "forks") as run:
         assert f"children 5 {-signal.SIGTERM}\n" in run.out
-        assert changes(up).count("delete-instance") == 0
+        assert changes(cloud).count("delete-instance") == 0
         run.process.send_signal(signal.SIGTERM)
         done = run.end(20)
     assert done.code == -signal.SIGTERM, done.said
-    assert (up.instances(), changes(up).count("delete-instance")) == ([], 1)
+    assert (cloud.instances(), changes(cloud).count("delete-instance")) == ([], 1)
