@@ -65,8 +65,8 @@ def here(cloud: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
     return Clerk(cloud, monkeypatch, nap_s=0.03)
 
 
-@pytest.fixture(scope="module")
-def module_lodging() -> Iterator[Lodging]:
+@pytest.fixture(scope="session")
+def session_lodging() -> Iterator[Lodging]:
     with Simulator(operation_s=0.01, start_s=0.02) as simulator:
         lodging = Lodging(simulator, ready(simulator, launch(simulator, key=Secret(KEY), idle_s=10**8, deadline=None)))
         yield lodging
@@ -74,13 +74,13 @@ def module_lodging() -> Iterator[Lodging]:
 
 
 @pytest.fixture
-def lodging(module_lodging: Lodging) -> Iterator[Lodging]:
+def lodging(session_lodging: Lodging) -> Iterator[Lodging]:
     """A cloud, always empty at first, whose instances are ready as soon as they have started, if their key is KEY."""
-    simulator = module_lodging.simulator
+    simulator = session_lodging.simulator
     _clear(simulator, Options(operation_s=0.01, start_s=0.02))
     for seen in simulator.instances():
         simulator.remove(seen.id)
-    yield module_lodging
+    yield session_lodging
     assert simulator.violations == []
 
 

@@ -178,6 +178,24 @@ def test_shutdown_finishes_what_this_process_has_under_way_or_cuts_it_after_its_
         assert cloud.instances() == []
 
 
+def test_shutdown_starts_no_thread_since_an_interpreter_that_ends_has_none(
+    cloud: Simulator, adapter: ExoscaleOllamaAdapter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter.ensure_instance()
+    assert adapter.proxy_request({"model": MODEL, "prompt": "Hello world"})
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if isinstance(self, threading.Timer) or self.name.startswith("exollama"):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(self)  # one of the simulator's
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    adapter.shutdown()
+    assert cloud.instances() == []
+    assert not [one for one in caplog.records if one.levelno > logging.INFO]
+
+
 # -- the monitor
 
 
