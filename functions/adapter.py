@@ -42,6 +42,9 @@ _STOP_S: Final = 5.0
 """How long the monitor's end is waited for; a pass that takes longer is safe to leave, or to lose."""
 _DRAIN_S: Final = 5.0
 """How long requests of this process get at its end: `docker stop` kills after ten seconds."""
+_TRIES: Final = 3
+_AGAIN_S: Final = 1.0
+"""Between looks at an instance that is kept: a web server's workers end at once, and each sees what another does."""
 _ENDED_S: Final = 900.0
 _RECORD_S: Final = 15.0
 """How often activity is told to the instance at most, where callers tell it with every request of theirs."""
@@ -297,11 +300,16 @@ class ExoscaleOllamaAdapter:
 
     def _end_instance(self) -> bool:
         """Destroy it through its fence, where there is one. Raises ExollamaError where it is still there."""
-        try:
-            result = stop.run(self._settings)
-        except NoInstance:
-            return True
-        left = [one for one in result["instances"] if one["outcome"] != "destroyed"]
+        left: list[Any] = []
+        for attempt in range(_TRIES):
+            if attempt:
+                time.sleep(_AGAIN_S)
+            try:
+                left = [one for one in stop.run(self._settings)["instances"] if one["outcome"] != "destroyed"]
+            except NoInstance:
+                left = []
+            if any(one["outcome"] != "kept" for one in left) or not left:
+                break
         if left:
             words = " ".join(
                 f"Instance {one['id']} is still there ({one['outcome']}): {one['reason']}." for one in left
@@ -309,8 +317,7 @@ class ExoscaleOllamaAdapter:
             raise ExollamaError(
                 f"{words} It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force"
             )
-        for one in result["instances"]:
-            log.info("instance %s was destroyed: %s", one["id"], one["reason"])
+        log.info("no instance named %s is left in %s", self._settings.name, self._settings.zone)
         return True
 
     def _look_after(self, over: threading.Event) -> None:

@@ -66,7 +66,7 @@ def test_it_starts_an_instance_answers_from_it_and_ends_it_with_itself(
         done = run.end(30)
     assert done.code == code, done.said
     assert "Traceback" not in done.err, done.said
-    assert cloud.instances() == []
+    assert cloud.instances() == [], done.said
     assert (changes(cloud).count("create-instance"), changes(cloud).count("delete-instance")) == (1, 1)
 
 
