@@ -259,10 +259,10 @@ class ExoscaleOllamaAdapter:
                 self._shut()
             finally:
                 self._ended.set()
-            if self._number is not None and here is threading.main_thread():
-                self._end_by(self._number)
         elif self._shutting is not here:
             self._ended.wait(_ENDED_S)
+        if self._ended.is_set() and here is threading.main_thread():
+            self._disarm()
 
     # -- inside
 
@@ -344,11 +344,15 @@ class ExoscaleOllamaAdapter:
         self._url = None
         if used:
             self._told(self._end_instance)
+
+    def _disarm(self) -> None:
+        """Leave the end of this process to itself; where a signal came meanwhile, it is now."""
         atexit.unregister(self.shutdown)
-        if self._number is None and threading.current_thread() is threading.main_thread():
-            for number, before in self._before.items():
-                if signal.getsignal(number) == self._heard:
-                    signal.signal(number, before)
+        if self._number is not None:
+            self._end_by(self._number)
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._heard:
+                signal.signal(number, before)
 
     def _arm(self) -> None:
         """See to it that the end of this process is heard of, by whatever is possible from this thread."""

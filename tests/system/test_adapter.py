@@ -47,6 +47,7 @@ def make(
     """Makes adapters, and ends them."""
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("EXOSCALE_API_ENDPOINT", here.env["EXOSCALE_API_ENDPOINT"])
+    monkeypatch.setattr(module, "_AGAIN_S", 0.01)
     made: list[ExoscaleOllamaAdapter] = []
 
     def adapter(**arguments: Any) -> ExoscaleOllamaAdapter:

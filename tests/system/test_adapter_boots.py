@@ -7,13 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from functions import ExoscaleOllamaAdapter
+from functions import adapter as module
 from tests.simulator import Simulator
 from tests.simulator.driver import boot_report
 from tests.system.verbs import Clerk, User, changes
 
 
 @pytest.fixture
-def adapter(empty: Simulator, here: Clerk) -> Iterator[ExoscaleOllamaAdapter]:
+def adapter(empty: Simulator, here: Clerk, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExoscaleOllamaAdapter]:
+    monkeypatch.setattr(module, "_AGAIN_S", 0.01)
     with ExoscaleOllamaAdapter.from_env(here.env) as adapter:
         yield adapter
         empty.ollama(pull_hold_percent=None)

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import signal
 import threading
 from typing import Any
@@ -209,6 +210,87 @@ def test_shutdown_runs_once_however_many_call_it(monkeypatch: pytest.MonkeyPatch
     for thread in threads:
         thread.join(10)
     assert ended == ["once"]
+
+
+class Ending:
+    """What the adapters here end, in order: a name is an instance's, `died` the process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, heard: int = 0) -> None:
+        self.ended: list[str] = []
+        self._heard = heard
+        monkeypatch.setattr(stop, "run", self._stop)
+        monkeypatch.setattr(signal, "raise_signal", self._raise)
+        monkeypatch.setattr(os, "_exit", lambda code: None)
+
+    def _stop(self, settings: Any) -> Any:
+        for _ in range(self._heard):
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.ended.append(settings.name)
+        raise NoInstance("none")
+
+    def _raise(self, number: int) -> None:
+        handler = signal.getsignal(number)
+        if callable(handler):
+            handler(number, None)
+        else:
+            self.ended.append("died")
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [(0, ["exollama"]), (1, ["exollama", "died"]), (2, ["died", "exollama", "died"])],
+    ids=["none", "one waits for its end", "a second one does not wait"],
+)
+def test_a_signal_during_a_shutdown_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, heard: int, expected: list[str]
+) -> None:
+    ending = Ending(monkeypatch, heard=heard)
+    one = made()
+    assert one._open()
+    one.shutdown()
+    assert ending.ended[:3] == expected
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_ends_what_each_adapter_has_and_then_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = Ending(monkeypatch)
+    adapters = []
+    for name in ("first", "second"):
+        monkeypatch.setenv("EXOSCALE_INSTANCE_NAME", name)
+        adapters.append(made())
+        assert adapters[-1]._open()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert ending.ended[:3] == ["second", "first", "died"]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected", "looks"),
+    [
+        (["destroyed"], True, 1),
+        (["kept", "destroyed"], True, 2),
+        (["kept", None], True, 2),
+        (["kept"] * 3, False, 3),
+        (["failed"], False, 1),
+    ],
+)
+def test_what_is_kept_is_looked_at_again_and_what_failed_is_not(
+    monkeypatch: pytest.MonkeyPatch, outcomes: list[str | None], expected: bool, looks: int
+) -> None:
+    monkeypatch.setattr(adapter, "_AGAIN_S", 0.0)
+    left = iter(outcomes)
+
+    def stopped(_: Any) -> Any:
+        outcome = next(left)
+        if outcome is None:
+            raise NoInstance("none")
+        return {"instances": [{"id": "an-id", "outcome": outcome, "reason": "because"}]}
+
+    monkeypatch.setattr(stop, "run", stopped)
+    one = made()
+    assert one.destroy_instance() is expected
+    assert len(outcomes) - len(list(left)) == looks
+    assert (one.last_error is None) is expected
+    assert expected or "because" in str(one.last_error)
 
 
 def test_a_mistake_in_a_pass_of_the_monitor_ends_it_not(
