@@ -141,6 +141,24 @@ def test_the_url_stays_while_instances_come_and_go(cloud: Simulator, adapter: Ex
     assert adapter.ensure_instance() == url
 
 
+def test_a_running_instance_is_touched_and_gets_the_model_and_what_ollama_refuses_is_told(
+    cloud: Simulator, lodging: Lodging, adapter: ExoscaleOllamaAdapter, make: Make
+) -> None:
+    adapter.ensure_instance()
+    idle(lodging)
+    assert adapter.proxy_request({"model": "llama2:7b", "prompt": "Hello world"}) is None
+    assert "llama2:7b" in (adapter.last_error or "")
+    assert "404" in (adapter.last_error or "")
+    idle(lodging)
+    other = make(ollama_model="llama2:7b")
+    assert other.ensure_instance()
+    assert lodging.ask("GET", "status")["idle_s"] < 60
+    result = other.proxy_request({"model": "llama2:7b", "prompt": "Hello world", "stream": True})
+    assert result
+    assert (result["model"], result["done"]) == ("llama2:7b", True)
+    assert len(cloud.instances()) == 1
+
+
 def test_a_request_in_flight_is_cut_by_neither_destroy_nor_shutdown(
     cloud: Simulator, lodging: Lodging, adapter: ExoscaleOllamaAdapter, caplog: pytest.LogCaptureFixture
 ) -> None:
