@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -94,18 +94,13 @@ class ExoscaleOllamaAdapter:
         SettingsError naming every problem.
         """
         kind = None if instance_type == DEFAULT_TYPE else instance_type
-        given = (
-            api_key, api_secret, zone, kind, template_name, disk_size, ollama_model, ollama_key, idle_timeout
-        )  # fmt: skip
+        given = (api_key, api_secret, zone, kind, template_name, disk_size, ollama_model, ollama_key, idle_timeout)
         said = {name: "" if value is None else str(value) for name, value in zip(_ARGUMENTS, given, strict=True)}
         try:
             settings = Settings.from_env({**os.environ, **said})
         except SettingsError as error:
-            problems = [_as_arguments(problem) for problem in error.problems]
-        else:
-            self._begin(settings)
-            return
-        raise SettingsError(*problems)
+            raise SettingsError(*map(_as_arguments, error.problems)) from None
+        self._begin(settings)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> ExoscaleOllamaAdapter:
@@ -149,7 +144,7 @@ class ExoscaleOllamaAdapter:
     def __enter__(self) -> ExoscaleOllamaAdapter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.shutdown()
 
     # -- the ten methods
@@ -311,9 +306,7 @@ class ExoscaleOllamaAdapter:
             if any(one["outcome"] != "kept" for one in left) or not left:
                 break
         if left:
-            words = " ".join(
-                f"Instance {one['id']} is still there ({one['outcome']}): {one['reason']}." for one in left
-            )
+            words = " ".join(f"Instance {i['id']} is still there ({i['outcome']}): {i['reason']}." for i in left)
             raise ExollamaError(
                 f"{words} It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force"
             )
@@ -362,8 +355,7 @@ class ExoscaleOllamaAdapter:
         if not self._before and threading.current_thread() is threading.main_thread():
             for number in (signal.Signals[name] for name in _SIGNALS if hasattr(signal, name)):
                 before = signal.getsignal(number)
-                others = getattr(before, "__func__", None) is ExoscaleOllamaAdapter._heard
-                if before == signal.SIG_DFL or others:
+                if before == signal.SIG_DFL or getattr(before, "__func__", None) is ExoscaleOllamaAdapter._heard:
                     self._before[number] = before
                     signal.signal(number, self._heard)
 

@@ -1,6 +1,6 @@
 """A small Flask app whose Ollama is an Exoscale instance for as long as the app runs.
 
-    python flask_app.py      or      gunicorn flask_app:app
+    python flask_app.py      or      gunicorn flask_app:app      (without --preload: each worker has an adapter)
 
 With EXOSCALE_API_KEY and EXOSCALE_API_SECRET set, it brings an instance up beside its start, so that it answers at once
 and asks OLLAMA_URL, this machine's own, until the other one is ready; where that fails, the log says why. The instance
