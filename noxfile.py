@@ -92,6 +92,7 @@ def types(session: nox.Session) -> None:
     install(session, "test", "runtimes", "types")
     session.run("mypy", *session.posargs)
     session.run("mypy", "deploy/faas")
+    session.run("mypy", "docs/examples")
     for script in sorted((ROOT / "cloudinit").glob("*.py")):
         session.run("mypy", "--python-version", "3.10", f"cloudinit/{script.name}")
 

@@ -206,7 +206,8 @@ class Endpoint:
 
         timer = threading.Timer(_TIMEOUTS * self.timeout_s, cut)
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # an interpreter that ends starts no thread; each wait has its own timeout still
+            timer.start()
         try:
             yield
         finally:

@@ -346,7 +346,10 @@ class Keeper:
         """Write activity once more, where somebody used the instance since the last time."""
         if (self._unrecorded or self.in_use) and self.place:
             self._unrecorded = False
-            await self._record(self.place, always=True)
+            try:
+                await self._record(self.place, always=True)
+            except RuntimeError as error:  # an interpreter that ends starts no thread; the instance itself knows
+                log.info("activity not recorded: %s", error)
 
     def close(self) -> None:
         """End everything that is the loop's."""

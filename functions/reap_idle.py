@@ -39,18 +39,24 @@ def run(
     settings: Settings,
     *,
     dry_run: bool = False,
+    name: str | None = None,
     send: Send | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Make one pass and return `{"dry_run", "zones", "instances": […], "failed": […]}`.
+    """Make one pass and return `{"dry_run", "zones", "instances": […], "failed": […]}`; over one name only with `name`.
 
     Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed, stopped, planned, failed or,
     where `send` or `sleep` raise OutOfTime, begun or unfinished. `failed` holds sentences about zones that could not
     be looked at. Raises ExollamaError where no zone could be.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
-    work = [(zone.cloud, instance) for zone in zones for instance in zone.instances]
+    work = [
+        (zone.cloud, instance)
+        for zone in zones
+        for instance in zone.instances
+        if name is None or instance.owned_name == name
+    ]
     outcomes = _reap(work, settings, dry_run=dry_run) if work else []
     return {
         "dry_run": dry_run,

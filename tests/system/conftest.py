@@ -5,14 +5,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from client.settings import Secret
 from tests.simulator import Options, Simulator
+from tests.simulator.driver import launch, ready
+from tests.simulator.lodging import Lodging
 
 pytest.register_assert_rewrite(
     "tests.system.verbs", "tests.system.situations", "tests.system.instance", "tests.system.jobs"
 )
 pytest.register_assert_rewrite("tests.system.programs_ollama", "tests.system.programs_openai", "tests.system.questions")
 
-from tests.system.instance import Instance, running  # noqa: E402 - after its asserts were registered
+from tests.system.instance import KEY, Instance, running  # noqa: E402 - after its asserts were registered
 from tests.system.verbs import Clerk, User  # noqa: E402
 
 
@@ -60,6 +63,25 @@ def user(cloud: Simulator) -> User:
 def here(cloud: Simulator, monkeypatch: pytest.MonkeyPatch) -> Clerk:
     """The user of the same cloud, inside this process."""
     return Clerk(cloud, monkeypatch, nap_s=0.03)
+
+
+@pytest.fixture(scope="session")
+def session_lodging() -> Iterator[Lodging]:
+    with Simulator(operation_s=0.01, start_s=0.02) as simulator:
+        lodging = Lodging(simulator, ready(simulator, launch(simulator, key=Secret(KEY), idle_s=10**8, deadline=None)))
+        yield lodging
+        lodging.close()
+
+
+@pytest.fixture
+def lodging(session_lodging: Lodging) -> Iterator[Lodging]:
+    """A cloud, always empty at first, whose instances are ready as soon as they have started, if their key is KEY."""
+    simulator = session_lodging.simulator
+    _clear(simulator, Options(operation_s=0.01, start_s=0.02))
+    for seen in simulator.instances():
+        simulator.remove(seen.id)
+    yield session_lodging
+    assert simulator.violations == []
 
 
 @pytest.fixture(scope="module")
