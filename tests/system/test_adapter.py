@@ -115,7 +115,6 @@ def test_the_original_s_example_runs_as_it_stands(cloud: Simulator, here: Clerk,
     assert (adapter.get_ollama_url(), adapter.get_instance_status()) == (ollama_url, "running")
     seen = cloud.instance()
     assert seen.labels["exollama-idle"] == "s1800"
-    assert "standard.large" in here.run("provision").err or True
     adapter.start_idle_monitor()
     result = adapter.proxy_request({"model": "granite3.1-dense:8b", "prompt": "Hello world", "stream": False})
     assert result
