@@ -43,13 +43,32 @@ def silent(phase: str, percent: float | None, elapsed_s: float) -> None:
     """A Progress that says nothing."""
 
 
-class Board:
-    """What is going on, for whoever wants to know: a Progress that remembers. Written in one thread, read in any."""
+def first(tell: Callable[[], object], progress: Progress) -> Progress:
+    """The same Progress, which tells somebody once that a wait has begun: where no live line is, that is all they see.
 
-    def __init__(self, progress: Progress = silent) -> None:
+    What is ready at once tells nothing.
+    """
+    untold = [tell]
+
+    def told(phase: str, percent: float | None, elapsed_s: float) -> None:
+        if untold:
+            untold.pop()()
+        progress(phase, percent, elapsed_s)
+
+    return told
+
+
+class Board:
+    """What is going on, for whoever wants to know: a Progress that remembers. Written in one thread, read in any.
+
+    `over` is called once nothing is under way any more.
+    """
+
+    def __init__(self, progress: Progress = silent, over: Callable[[], object] = lambda: None) -> None:
         self.phase = ""
         self.percent: float | None = None
         self._progress = progress
+        self._over = over
         self._tell: Callable[[bytes], None] | None = None
 
     def __call__(self, phase: str, percent: float | None, elapsed_s: float) -> None:
@@ -60,8 +79,9 @@ class Board:
             self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
 
     def clear(self) -> None:
-        """Nothing has been said yet of what begins now."""
+        """Nothing is under way, and nothing has been said yet of what begins next."""
         self.phase, self.percent = "", None
+        self._over()
 
     @contextlib.contextmanager
     def copied(self, tell: Callable[[bytes], None]) -> Iterator[None]:

@@ -84,6 +84,7 @@ def run(
     if not protocol.created:
         _report_differences(cloud, found, settings, note)
     for finish in tidying:
+        ticker.progress("removing what is overdue", None)
         finish()
     return _result(found, settings)
 

@@ -19,7 +19,7 @@ from client.settings import Secret
 from tests.fakes import API_KEY, API_SECRET, KEY
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["provision", "status", "stop", "reap", "generate", "serve", "env"]
+VERBS = ["provision", "status", "stop", "logs", "reap", "generate", "chat", "serve", "env"]
 SIBLINGS = {"provision": "provision", "status": "status", "stop": "stop", "reap_idle": "reap"}
 
 

@@ -18,7 +18,7 @@ from tests.fakes import World, instance, label_map, settings
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
-    return use._payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
+    return use.payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
 
 
 def test_a_prompt_alone_is_asked_of_the_configured_model() -> None:

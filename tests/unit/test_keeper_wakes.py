@@ -10,7 +10,6 @@ def test_a_second_wake_says_nothing_of_the_first_ones_end() -> None:
     async def scene(kept: Kept) -> None:
         kept.board("ready", 100.0, 41.0)
         kept.keeper.suspect(await kept.asks(), "it is gone")
-        kept.board("ready", 100.0, 41.0)
         kept.script.gate.clear()
         asking = kept.asks()
         await kept.until(lambda: kept.keeper.held == 1, "it is held")
