@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from client.errors import ExollamaError
@@ -34,33 +35,23 @@ def chat(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     raises. Later it is told, and the conversation goes on.
     """
     asked = payload(args, settings)
-    prompts = Prompts()
+    prompts = Prompts(terminal)
     answer_to, leave = answerer(args, settings, terminal)
     talk = _Conversation(asked, answer_to, terminal, as_json=args.json)
     if prompts.typed:
         terminal.note(f"Chatting with {asked['model']}; /help lists what can be typed, Ctrl-D ends.")
-    again = False  # Ctrl-C has just been pressed
-    while True:
+    while (prompt := prompts.read()) not in (None, "/bye"):
         try:
-            prompt = prompts.read()
-            if prompt is None or prompt == "/bye":
-                break
-            again = False
             if not talk.obeys(prompt, typed=prompts.typed):
                 talk.ask(prompt)
         except KeyboardInterrupt:
             if not prompts.typed:
                 raise
-            if again:
-                break
-            again = True
-            terminal.note(f"{talk.interrupted()} Ctrl-C again ends the chat, as Ctrl-D and /bye do.")
+            prompts.warn(talk.kept)
         except ExollamaError as error:
             if not prompts.typed or not talk.answered:
                 raise
             terminal.note(f"{error} The conversation so far is kept; type the prompt again.")
-    if prompts.typed:
-        print()
     leave()
     return 0
 
@@ -76,7 +67,8 @@ class _Conversation:
         self._answer_to = answer_to
         self._terminal = terminal
         self._as_json = as_json
-        self._interrupted = ""
+        self.kept = ""
+        """What became of the answer that did not end, in words."""
 
     @property
     def answered(self) -> bool:
@@ -84,7 +76,7 @@ class _Conversation:
         return len(self._messages) > len(self._first)
 
     def obeys(self, line: str, *, typed: bool) -> bool:
-        """Whether that was a command, which is carried out. A word that is none is told only to who typed it."""
+        """Whether that was a command, which is carried out. What looks like one and is none is told who typed it."""
         if line == "/clear":
             self._messages = self._first
         elif line in ("/help", "/?"):
@@ -105,15 +97,14 @@ class _Conversation:
             pieces.append(piece)
             show(piece)
 
-        self._interrupted = "Interrupted before a word had arrived: as if it had not been asked."
+        self.kept = "Nothing had arrived: as if it had not been asked. "
         try:
             answer = self._answer_to({**self._asked, "messages": messages}, on_text)
             self._terminal.clear()
             print(json.dumps(answer) if self._as_json else "", flush=True)
-            self._interrupted = ""
         except BaseException:
             if pieces:
-                self._interrupted = "Interrupted; what had arrived stays in the conversation."
+                self.kept = "What had arrived stays in the conversation. "
                 if not self._as_json:
                     print(flush=True)
             raise
@@ -121,34 +112,59 @@ class _Conversation:
             if pieces:
                 self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
 
-    def interrupted(self) -> str:
-        """What a Ctrl-C has ended, in words."""
-        words, self._interrupted = self._interrupted, ""
-        if not words:  # the terminal stands behind what was typed
-            print(flush=True)
-        return words or "Nothing was sent."
-
 
 class Prompts:
     """Prompts from standard input. `typed`: by a person, who can edit lines; they are never written to a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: Terminal) -> None:
         self.typed = sys.stdin is not None and sys.stdin.isatty()
+        self._terminal = terminal
+        self._warned = False
+        self._open = False  # between the quotes of a prompt of several lines
+        self._line_so_far: Callable[[], str] = str
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
         if self.typed:
-            with contextlib.suppress(ImportError):
-                import readline  # noqa: F401 - from here on input() edits lines, and keeps them in memory
+            with contextlib.suppress(ImportError):  # from here on input() edits lines, and keeps them in memory
+                import readline
+
+                self._line_so_far = readline.get_line_buffer
+
+    def warn(self, words: str = "") -> None:
+        """Ctrl-C was pressed; the next one, where nothing is typed yet, ends the chat."""
+        self._warned = True
+        self._terminal.note(f"{words}Ctrl-C again ends the chat, as Ctrl-D and /bye do.")
 
     def read(self) -> str | None:
         """The next prompt that is not empty; None at the end. Raises ExollamaError for one that no model reads."""
-        while (line := self._line(">>> ")) is not None:
-            words = line.strip()
-            if words.startswith(_QUOTES):
-                words = self._several(words.removeprefix(_QUOTES))
-            if words:
+        while True:
+            try:
+                words = self._read()
+            except KeyboardInterrupt:
+                if not self.typed:
+                    raise
+                print(flush=True)  # behind what was typed
+                if self._open or self._line_so_far():
+                    self._warned = False
+                elif self._warned:
+                    return None
+                else:
+                    self.warn()
+                continue
+            if words is None and self.typed:
+                print(flush=True)
+            if words != "":
+                self._warned = False
                 return words
-        return None
+
+    def _read(self) -> str | None:
+        """One prompt, perhaps an empty one."""
+        self._open = False
+        line = self._line(">>> ")
+        if line is None or not line.strip().startswith(_QUOTES):
+            return line and line.strip()
+        self._open = True
+        return self._several(line.strip().removeprefix(_QUOTES))
 
     def _several(self, text: str) -> str:
         size = 0

@@ -103,8 +103,8 @@ class _Seen:
         if self.phase == "failed":
             self.exit_code = 1
             self.trouble = (
-                "Its boot failed; the end of its log says why. It goes by the next `exollama reap`; `exollama provision` "
-                "makes another, with --keep-failed one that stays to be looked at."
+                "Its boot failed; the end of its log says why. It goes by the next `exollama reap`. To try another: "
+                "exollama provision, with --keep-failed for one that stays to be looked at."
             )
 
     def describe(self, api: Api) -> dict[str, Any]:

@@ -27,8 +27,10 @@ class Terminal:
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._coloured = not os.environ.get("NO_COLOR")
         self._pace = Pace()
-        self._told: tuple[str, float | None, float] | None = None
-        self._ticking = False
+        self._drawn = ""
+        self._told: tuple[str, float | None, float] = ("", None, 0.0)
+        self._over: threading.Event | None = None
+        """Set once the live line that stands is to go; None where none stands."""
         self._lock = threading.RLock()
 
     def note(self, sentence: str) -> None:
@@ -44,31 +46,32 @@ class Terminal:
         with self._lock:
             self._told = phase, percent, elapsed_s - time.monotonic()
             self._draw()
-            if not self._ticking:
-                self._ticking = True
-                threading.Thread(target=self._tick, name="exollama-live-line", daemon=True).start()
+            if self._over is None:
+                self._over = threading.Event()
+                threading.Thread(target=self._tick, args=(self._over,), name="exollama-live-line", daemon=True).start()
 
     def clear(self) -> None:
         """Remove the live line, before something else is printed."""
         with self._lock:
-            if self._told:
-                self._told = None
+            if self._over:
+                self._over.set()
+                self._over, self._drawn = None, ""
                 self._stream.write(_CLEARED)
                 self._stream.flush()
 
-    def _tick(self) -> None:
+    def _tick(self, over: threading.Event) -> None:
         """Whatever is waited for in one call, as the first token is, cannot tell that it goes on."""
         with contextlib.suppress(OSError, ValueError):  # the terminal has gone
-            while True:
-                time.sleep(TICK_S)
+            while not over.wait(TICK_S):
                 with self._lock:
-                    if self._told:
+                    if not over.is_set():
                         self._draw()
 
     def _draw(self) -> None:
-        assert self._told
         phase, percent, since_s = self._told
         words = self._pace.words(phase, percent, max(0.0, since_s + time.monotonic()))
         line = f"exollama: {words}"[: shutil.get_terminal_size().columns - 1]
-        self._stream.write(_CLEARED + (f"{_DIM}{line}{_PLAIN}" if self._coloured else line))
-        self._stream.flush()
+        if line != self._drawn:
+            self._drawn = line
+            self._stream.write(_CLEARED + (f"{_DIM}{line}{_PLAIN}" if self._coloured else line))
+            self._stream.flush()
