@@ -121,26 +121,3 @@ def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: 
     assert words in said
     assert "by the next `exollama reap` (cron)" in said
     assert "powers itself off at" in said
-
-
-class Screen(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_the_progress_is_one_line_that_a_note_clears() -> None:
-    screen = Screen()
-    terminal = Terminal(screen)
-    terminal.progress("model", 41.6, 12.0)
-    terminal.note("done")
-    assert screen.getvalue() == "\r\x1b[Kexollama: model 42 %, 12 s\r\x1b[Kexollama: done\n"
-
-
-def test_in_a_pipe_there_are_the_notes_alone() -> None:
-    pipe = io.StringIO()
-    terminal = Terminal(pipe)
-    terminal.progress("model", None, 12.0)
-    terminal.note("done")
-    assert pipe.getvalue() == "exollama: done\n"
