@@ -97,7 +97,7 @@ class _Seen:
             self.exit_code = 2 if isinstance(error, SettingsError) else 1
             self._hopeless = isinstance(error, SettingsError | KeyRejected)
             return
-        lines = [printable(line) for line in self.said["boot"].get("log") or ()]
+        lines = [_word(line) for line in self.said["boot"].get("log") or ()]
         self._lines, self.new = lines, unseen(self._lines, lines)
         self.trouble, self.exit_code = "", 0
         if self.phase == "failed":
@@ -198,9 +198,9 @@ def text(one: Mapping[str, Any]) -> str:
     if said:
         rows |= {
             "idle for": _span(said["idle_s"]),
-            "in flight": f"{said['in_flight']} of {said.get('requests', '?')} requests so far",
+            "in flight": f"{said['in_flight']} of {_word(said.get('requests'))} requests so far",
             "fence": _fence(said.get("fence")),
-            "versions": ", ".join(f"{name} {version}" for name, version in _items(said.get("versions"))) or "?",
+            "versions": ", ".join(f"{name} {_word(version)}" for name, version in _items(said.get("versions"))) or "?",
         }
     lines = [printable(f"{one['name']} in {one['zone']}: {one['state']}")]
     lines += [f"  {name:<13} {printable(value)}" for name, value in rows.items()]
@@ -217,7 +217,7 @@ def _boot(boot: Mapping[str, Any]) -> Iterator[str]:
     yield f"  {'boot':<13} {phase}{share}, {'after' if over else 'for'} {total_s:.0f} s"
     given = boot.get("phases")
     phases = [
-        (printable(one.get("phase"))[:13], _number(one.get("seconds")) or 0.0)
+        (_word(one.get("phase"))[:13], _number(one.get("seconds")) or 0.0)
         for one in (given if isinstance(given, list) else ())
         if isinstance(one, dict)
     ]
@@ -228,7 +228,7 @@ def _boot(boot: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {name:<13} {seconds:8.1f} s  {'=' * round(_BAR * seconds / longest_s)}".rstrip()
     error = boot.get("error")
     if isinstance(error, dict):
-        yield f"  {'error':<13} {printable(error.get('phase'))}: {printable(error.get('message'))}"
+        yield f"  {'error':<13} {_word(error.get('phase'))}: {_word(error.get('message'))}"
 
 
 def _fence(fence: Mapping[str, Any] | None) -> str:
@@ -236,7 +236,12 @@ def _fence(fence: Mapping[str, Any] | None) -> str:
         return "none"
     if fence.get("committed"):
         return "committed: it is being removed, and takes no requests"
-    return f"up for {fence.get('lease_s', '?')} s at most: it takes no requests meanwhile"
+    return f"up for {_word(fence.get('lease_s'))} s at most: it takes no requests meanwhile"
+
+
+def _word(value: object) -> str:
+    """A stranger's word or number, fit for a terminal."""
+    return printable(value) if isinstance(value, str | int | float) else "?"
 
 
 def _items(value: object) -> list[tuple[str, Any]]:
