@@ -76,6 +76,7 @@ class Session:
 
         Wakes one where there is none. Raises NoInstance where that is not wanted, BootFailed, Untrusted, KeyRejected.
         """
+        self._progress("looking for an instance", None, 0.0)
         instance = self.find()
         if instance:
             try:

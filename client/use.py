@@ -231,6 +231,7 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
     session.record(instance)
     key = session.key(instance)
     values = variables(endpoint, instance.id, None if args.no_key else key)
+    terminal.clear()
     if args.json:
         names = {"url": "EXOLLAMA_URL", "key": "EXOSCALE_OLLAMA_KEY", "cacert": "EXOLLAMA_CACERT"}
         result = {name: values[variable] for name, variable in names.items() if variable in values}

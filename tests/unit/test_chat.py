@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from client import chat, cli, session, use, verbs
+from client import chat, cli, session, use
 from client.errors import ExollamaError, NoInstance, OllamaError, SettingsError, StreamCut
-from client.settings import Secret
 from client.terminal import Terminal
 from tests.fakes import DAY, NOW, World, label_map, settings
 from tests.sessions import NOT_FOUND, PULLED, Lines, Use, machine
@@ -390,12 +389,3 @@ def test_what_a_model_says_is_not_obeyed_by_a_terminal_and_reaches_a_pipe_as_it_
     monkeypatch.setattr(sys, "stdout", out)
     use.shower(Terminal(io.StringIO()), whole=False)("a\x1b[2J\x07b\tc\r\n")
     assert out.getvalue() == shown
-
-
-def test_without_credentials_the_flags_that_need_them_are_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("EXOLLAMA_PROVISION_URL", "https://functions.example.org/provision")
-    monkeypatch.setenv("EXOLLAMA_FUNCTION_TOKEN", Secret("t" * 40).reveal())
-    assert verbs.run(cli.parser("exollama chat", "chat").parse_args(["--no-provision"])) == 2
-    assert "--no-provision needs EXOSCALE_API_KEY" in capsys.readouterr().err
