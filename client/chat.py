@@ -97,7 +97,10 @@ class _Conversation:
             pieces.append(piece)
             show(piece)
 
-        self.kept = "Nothing had arrived: as if it had not been asked. "
+        self.kept = (
+            "Nothing had arrived: as if it had not been asked. An instance that is being started goes on, until nobody "
+            "uses it. "
+        )
         try:
             answer = self._answer_to({**self._asked, "messages": messages}, on_text)
             self._terminal.clear()
@@ -121,6 +124,7 @@ class Prompts:
         self._terminal = terminal
         self._warned = False
         self._open = False  # between the quotes of a prompt of several lines
+        self._screen = sys.stdout if sys.stdout.isatty() else sys.stderr
         self._line_so_far: Callable[[], str] = str
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
@@ -143,7 +147,7 @@ class Prompts:
             except KeyboardInterrupt:
                 if not self.typed:
                     raise
-                print(flush=True)  # behind what was typed
+                print(file=self._screen, flush=True)  # behind what was typed
                 if self._open or self._line_so_far():
                     self._warned = False
                 elif self._warned:
@@ -152,7 +156,7 @@ class Prompts:
                     self.warn()
                 continue
             if words is None and self.typed:
-                print(flush=True)
+                print(file=self._screen, flush=True)
             if words != "":
                 self._warned = False
                 return words
@@ -178,8 +182,8 @@ class Prompts:
 
     def _line(self, mark: str) -> str | None:
         if self.typed:
-            if not sys.stdout.isatty():
-                print(mark, end="", file=sys.stderr, flush=True)
+            if self._screen is not sys.stdout:  # whose lines go elsewhere
+                print(mark, end="", file=self._screen, flush=True)
                 mark = ""
             try:
                 return input(mark)

@@ -5,6 +5,7 @@ back; in a pipe, a log or a dumb terminal there are the sentences alone. NO_COLO
 """
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -75,3 +76,18 @@ class Terminal:
             self._drawn = line
             self._stream.write(_CLEARED + (f"{_DIM}{line}{_PLAIN}" if self._coloured else line))
             self._stream.flush()
+
+
+class Notes(logging.Handler):
+    """What is logged, as notes: it would stand behind the live line otherwise."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        try:
+            self._terminal.note(self.format(record))
+        except OSError:
+            self.handleError(record)

@@ -9,13 +9,12 @@ import importlib.util
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from client.errors import ExollamaError, SettingsError
 from client.settings import Settings, by_function, has_credentials
-from client.terminal import Terminal
+from client.terminal import Notes, Terminal
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,8 +22,8 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal()
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="exollama: %(name)s: %(message)s",
+        handlers=[Notes(terminal)],
+        format="%(name)s: %(message)s",
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     try:

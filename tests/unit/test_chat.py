@@ -195,7 +195,8 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def types(*typed: str | BaseException) -> None:
         left = list(typed)
 
-        def line(_mark: str = "") -> str:
+        def line(mark: str = "") -> str:
+            assert mark == "", "what reads the answers would find it among them"
             one = left.pop(0) if left else EOFError()
             if isinstance(one, BaseException):
                 raise one
@@ -206,6 +207,7 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def prepared(self: chat.Prompts, terminal: Terminal) -> None:
         self.typed, self._terminal, self._warned, self._open, self._line_so_far = True, terminal, False, False, str
+        self._screen = sys.stderr
 
     return types
 

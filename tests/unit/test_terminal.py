@@ -1,6 +1,7 @@
 """The live line: on a terminal only, its seconds going on by themselves, and gone before anything else is printed."""
 
 import io
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import client.terminal
-from client.terminal import Terminal
+from client.terminal import Notes, Terminal
 
 
 class Screen(io.StringIO):
@@ -117,3 +118,12 @@ def test_notes_and_progress_from_many_threads_never_mix(screen: Screen, terminal
     assert sorted(re.sub(r"^.*\r\x1b\[K", "", line) for line in lines) == sorted(
         f"exollama: note {n}" for n in range(200)
     )
+
+
+def test_what_is_logged_clears_the_live_line_as_a_note_does(screen: Screen, terminal: Terminal) -> None:
+    record = logging.makeLogRecord({"name": "exollama.api", "msg": "GET %s", "args": ("/zone",)})
+    handler = Notes(terminal)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    terminal.progress("docker", None, 12.0)
+    handler.handle(record)
+    assert screen.getvalue().endswith("\r\x1b[Kexollama: exollama.api: GET /zone\n")
