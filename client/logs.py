@@ -156,9 +156,10 @@ def _follow(seen: Sequence[_Seen], session: Session, terminal: Terminal, *, as_j
                     mark = f"{one.instance.id[:8]} " if len(seen) > 1 else ""
                     tail = "\n".join(_boot(boot)) + "\n" if one.said and one.over else ""
                     print("".join(f"{mark}| {line}\n" for line in one.new) + tail, end="", flush=True)
-            terminal.progress(
-                one.phase or "starting", _number(boot.get("percent")), _number(boot.get("elapsed_s")) or 0
-            )
+            if not one.over:
+                phases = _phases(boot) if one.said else []
+                spent_s = phases[-1][1] if phases else time.monotonic() - began
+                terminal.progress(one.phase or "starting", _number(boot.get("percent")), spent_s)
     terminal.clear()
 
 
@@ -215,20 +216,27 @@ def _boot(boot: Mapping[str, Any]) -> Iterator[str]:
     over = phase in OVER
     share = "" if percent is None or over else f" {percent:.0f} %"
     yield f"  {'boot':<13} {phase}{share}, {'after' if over else 'for'} {total_s:.0f} s"
-    given = boot.get("phases")
-    phases = [
-        (_word(one.get("phase"))[:13], _number(one.get("seconds")) or 0.0)
-        for one in (given if isinstance(given, list) else ())
-        if isinstance(one, dict)
-    ]
-    if not over and phase != "starting":
-        phases.append((phase[:13], max(0.0, total_s - sum(seconds for _, seconds in phases))))
+    phases = _phases(boot)
     longest_s = max((seconds for _, seconds in phases), default=0.0) or 1.0
     for name, seconds in phases:
         yield f"    {name:<13} {seconds:8.1f} s  {'=' * round(_BAR * seconds / longest_s)}".rstrip()
     error = boot.get("error")
     if isinstance(error, dict):
         yield f"  {'error':<13} {_word(error.get('phase'))}: {_word(error.get('message'))}"
+
+
+def _phases(boot: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Each phase with its seconds; the last one is under way, unless the boot is over."""
+    given = boot.get("phases")
+    phases = [
+        (_word(one.get("phase"))[:13], _number(one.get("seconds")) or 0.0)
+        for one in (given if isinstance(given, list) else ())
+        if isinstance(one, dict)
+    ]
+    if boot["phase"] not in (*OVER, "starting"):
+        so_far_s = (_number(boot.get("elapsed_s")) or 0.0) - sum(seconds for _, seconds in phases)
+        phases.append((boot["phase"][:13], max(0.0, so_far_s)))
+    return phases
 
 
 def _fence(fence: Mapping[str, Any] | None) -> str:
