@@ -31,6 +31,8 @@ REACH_S = 30.0
 """How long an instance past its boot timeout may be silent before that is an error."""
 MISTRUST_S = 5.0
 """How long a certificate may go unproved: one that is made again after a change of address needs nginx restarted."""
+UNSAID_S = 2.0
+"""How long something may take before it is said that it does."""
 
 
 class Answers(Protocol):
@@ -43,16 +45,13 @@ def silent(phase: str, percent: float | None, elapsed_s: float) -> None:
     """A Progress that says nothing."""
 
 
-def first(tell: Callable[[], object], progress: Progress) -> Progress:
-    """The same Progress, which tells somebody once that a wait has begun: where no live line is, that is all they see.
-
-    What is ready at once tells nothing.
-    """
+def first(tell: Callable[[str], object], progress: Progress) -> Progress:
+    """The same Progress, which tells once, with the phase, that something takes long: all that is seen in a pipe."""
     untold = [tell]
 
     def told(phase: str, percent: float | None, elapsed_s: float) -> None:
-        if untold:
-            untold.pop()()
+        if untold and elapsed_s >= UNSAID_S:
+            untold.pop()(phase)
         progress(phase, percent, elapsed_s)
 
     return told

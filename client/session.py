@@ -201,7 +201,8 @@ class Session:
             budget_s=boot_budget_s(instance, self.api.now()),
             look=lambda: void(self._by_id(instance.id)),
             progress=first(
-                lambda: self._note(f"Instance {instance.id} is not ready yet; waiting for it."), self._progress
+                lambda phase: self._note(f"Instance {instance.id} is not ready yet ({phase}); waiting for it."),
+                self._progress,
             ),
             sleep=self.api.sleep,
         )

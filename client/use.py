@@ -113,7 +113,10 @@ def _through_function(terminal: Terminal, payload: Mapping[str, Any], on_text: C
 
 def awaiting(terminal: Terminal) -> Progress:
     """For a function, which has no sentences of its own."""
-    return first(lambda: terminal.note("The provision function is starting an instance."), terminal.progress)
+    return first(
+        lambda phase: terminal.note(f"The provision function is getting an instance ready ({phase})."),
+        terminal.progress,
+    )
 
 
 def shower(terminal: Terminal, *, whole: bool) -> Callable[[str], None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from client import activity
-from client.boot import REACH_S, UNREACHABLE, Progress, boot_budget_s, failure, first, wait_ready
+from client.boot import REACH_S, UNREACHABLE, Progress, boot_budget_s, failure, wait_ready
 from client.errors import (
     ApiError,
     BootFailed,
@@ -303,15 +303,13 @@ class Provisioning:
         """Its status once its boot is through; None where it will not get there and the list has to be looked at."""
         reach_s = REACH_S if self.patience_s is None else SHORT_REACH_S
         budget_s = boot_budget_s(instance, self.cloud.now(), reach_s)
-        progress = self.progress if budget_s <= reach_s else self._patiently  # as long as to be sure of its silence
-        if instance.id != self.created:
-            progress = first(lambda: self.note(f"Instance {instance.id} is not ready yet; waiting for it."), progress)
         try:
             return wait_ready(
                 endpoint,
                 budget_s=budget_s,
                 look=lambda: self._look(instance),
-                progress=progress,
+                # What ought to have booted long ago is borne with for as long as it takes to be sure.
+                progress=self.progress if budget_s <= reach_s else self._patiently,
                 monotonic=self.monotonic,
                 sleep=self.cloud.sleep,
             )

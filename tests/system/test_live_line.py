@@ -4,7 +4,7 @@ import pytest
 
 from tests.simulator import Simulator
 from tests.system.keyboard import typing
-from tests.system.verbs import User, plant
+from tests.system.verbs import Clerk, User, plant
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,15 @@ def test_in_a_pipe_a_boot_begins_with_its_sentences_and_goes_on_without(empty: S
     assert last.startswith("exollama: Use it with: ")
     assert user.run("provision", "--json").ended(0).err == ""
     assert user.run("stop").ended(0).err == ""
+
+
+@pytest.mark.parametrize("unsaid_s", [0.0, 1e9], ids=["long", "short"])
+def test_whoever_waits_for_anothers_boot_is_told_so_once_it_takes_long(
+    empty: Simulator, here: Clerk, monkeypatch: pytest.MonkeyPatch, unsaid_s: float
+) -> None:
+    monkeypatch.setattr("client.boot.UNSAID_S", unsaid_s)
+    empty.boot(delay_s=0.1)
+    here.run("provision", "--no-wait").ended(0)
+    said = [line for line in here.run("provision").ended(0).err.splitlines() if "Use it with" not in line]
+    assert len(said) == (unsaid_s == 0.0)
+    assert all(line.startswith("exollama: Waiting for an instance of this name (") for line in said)

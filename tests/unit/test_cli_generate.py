@@ -121,3 +121,11 @@ def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: 
     assert words in said
     assert "by the next `exollama reap` (cron)" in said
     assert "powers itself off at" in said
+
+
+def test_that_a_function_takes_long_is_said_where_no_live_line_is_seen() -> None:
+    pipe = io.StringIO()
+    progress = use.awaiting(Terminal(pipe))
+    for second in range(5):
+        progress("image", None, float(second))
+    assert pipe.getvalue() == "exollama: The provision function is getting an instance ready (image).\n"
