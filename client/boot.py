@@ -31,6 +31,8 @@ REACH_S = 30.0
 """How long an instance past its boot timeout may be silent before that is an error."""
 MISTRUST_S = 5.0
 """How long a certificate may go unproved: one that is made again after a change of address needs nginx restarted."""
+UNSAID_S = 2.0
+"""How long something may take before it is said that it does."""
 
 
 class Answers(Protocol):
@@ -43,13 +45,29 @@ def silent(phase: str, percent: float | None, elapsed_s: float) -> None:
     """A Progress that says nothing."""
 
 
-class Board:
-    """What is going on, for whoever wants to know: a Progress that remembers. Written in one thread, read in any."""
+def first(tell: Callable[[str], object], progress: Progress) -> Progress:
+    """The same Progress, which tells once, with the phase, that something takes long: all that is seen in a pipe."""
+    untold = [tell]
 
-    def __init__(self, progress: Progress = silent) -> None:
+    def told(phase: str, percent: float | None, elapsed_s: float) -> None:
+        if untold and elapsed_s >= UNSAID_S:
+            untold.pop()(phase)
+        progress(phase, percent, elapsed_s)
+
+    return told
+
+
+class Board:
+    """What is going on, for whoever wants to know: a Progress that remembers. Written in one thread, read in any.
+
+    `over` is called once nothing is under way any more.
+    """
+
+    def __init__(self, progress: Progress = silent, over: Callable[[], object] = lambda: None) -> None:
         self.phase = ""
         self.percent: float | None = None
         self._progress = progress
+        self._over = over
         self._tell: Callable[[bytes], None] | None = None
 
     def __call__(self, phase: str, percent: float | None, elapsed_s: float) -> None:
@@ -60,8 +78,9 @@ class Board:
             self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
 
     def clear(self) -> None:
-        """Nothing has been said yet of what begins now."""
+        """Nothing is under way, and nothing has been said yet of what begins next."""
         self.phase, self.percent = "", None
+        self._over()
 
     @contextlib.contextmanager
     def copied(self, tell: Callable[[bytes], None]) -> Iterator[None]:

@@ -67,6 +67,11 @@ VERBS: Mapping[str, _Verb] = {
             "--keep-disk": "stop it instead of destroying it (made with EXOSCALE_REAP_ACTION=stop only)",
         },
     ),
+    "logs": _Verb(
+        "show the instance in detail, its boot's phases and the end of its log; it is not used by that",
+        "--follow",
+        {"--follow": "go on with what is new until the boot is through or has failed"},
+    ),
     "reap": _Verb(
         "remove instances that nobody uses; for cron",
         "--dry-run",
@@ -82,6 +87,11 @@ VERBS: Mapping[str, _Verb] = {
             "--no-stream": "print the answer only once it is whole",
             "--no-provision": "never create an instance; exit 3 where there is none",
         },
+    ),
+    "chat": _Verb(
+        "talk with the model: what was said goes along with each prompt (/help there lists more)",
+        '--system "Answer briefly."',
+        {"--no-provision": "never create an instance; exit 3 where there is none"},
     ),
     "serve": _Verb(
         "forward Ollama's port on this machine to the instance, for every program, unchanged",
@@ -100,12 +110,19 @@ VERBS: Mapping[str, _Verb] = {
     ),
 }
 ALIASES: Mapping[str, str] = {"start": "provision"}
+GARUDA = "garuda-exoscale"
+"""The name under which the original offered four verbs."""
 
 
 def overview(prog: str = "exollama") -> str:
     """The help of the command itself: which verbs there are. Plain text, so that it does not wait for argparse."""
-    names = {name: name + "".join(f" ({alias})" for alias, of in ALIASES.items() if of == name) for name in VERBS}
-    verbs = "\n".join(f"  {names[name]:<20} {VERBS[name].does}" for name in VERBS)
+    if prog == GARUDA:
+        names = {"provision": "start"} | {name: name for name in ("status", "stop", "logs")}
+        more, example = "Every other verb of `exollama --help` works here, too.", f"{prog} start"
+    else:
+        names = {name: name + "".join(f" ({alias})" for alias, of in ALIASES.items() if of == name) for name in VERBS}
+        more, example = f"`{prog} VERB --help` tells more of each.", f'{prog} generate "Why is the sky blue?"'
+    verbs = "\n".join(f"  {names[name]:<20} {VERBS[name].does}" for name in names)
     return f"""usage: {prog} VERB [options]
        {prog} --version
 
@@ -113,10 +130,10 @@ A private Ollama on Exoscale that exists only while somebody uses it.
 
 verbs:
 {verbs}
-  `{prog} VERB --help` tells more of each.
+  {more}
 
 example:
-  {prog} generate "Why is the sky blue?"
+  {example}
 
 {_SETTINGS}
 
@@ -137,7 +154,13 @@ def parser(prog: str, verb: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     if verb == "generate":
-        _prompt_arguments(one)
+        one.add_argument("prompt", help="the prompt, or - to read it from standard input")
+    if verb in ("generate", "chat"):
+        _model_arguments(one)
+    if verb == "generate":
+        one.add_argument(
+            "--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow'
+        )
     if verb == "serve":
         _serve_arguments(one)
     if verb == "status":
@@ -157,8 +180,7 @@ def parser(prog: str, verb: str) -> argparse.ArgumentParser:
     return one
 
 
-def _prompt_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("prompt", help="the prompt, or - to read it from standard input")
+def _model_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--model", metavar="NAME", help="another model than EXOSCALE_OLLAMA_MODEL; pulled if need be")
     one.add_argument("--system", metavar="TEXT", help="a system message")
     one.add_argument(
@@ -168,7 +190,6 @@ def _prompt_arguments(one: argparse.ArgumentParser) -> None:
         default=[],
         help="an option of Ollama, such as temperature=0; repeatable",
     )
-    one.add_argument("--format", metavar="json|SCHEMA", help='"json", or a JSON schema that the answer has to follow')
 
 
 def _status_arguments(one: argparse.ArgumentParser) -> None:
@@ -260,8 +281,8 @@ def _interrupted(code: int) -> int:
 
 
 def garuda(argv: Sequence[str] | None = None) -> int:
-    """`garuda-exoscale`: the name under which the original offered its verbs."""
-    return main(argv, prog="garuda-exoscale")
+    """`garuda-exoscale`: the same under the original's name, whose help shows the original's verbs."""
+    return main(argv, prog=GARUDA)
 
 
 def _terminate(_signum: int, _frame: object) -> None:

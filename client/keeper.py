@@ -146,7 +146,6 @@ class Keeper:
         if self._waking is None:
             if now < self._not_before:
                 raise Refusal(self._failed(exchange))
-            self.board.clear()
             self._waking, self._waking_since = self._loop.create_task(self._wake()), now
             self._waking.add_done_callback(_heard)
         if self.held >= MAX_HELD or self.full:
@@ -199,6 +198,7 @@ class Keeper:
             raise told from bug
         finally:
             self._waking = None
+            self.board.clear()
         self._failures, self.failure, self._noted = 0, None, ""
         self.woken += 1
         took_s = self._loop.time() - self._waking_since

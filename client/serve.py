@@ -100,7 +100,7 @@ def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     Raises ExollamaError.
     """
     options: Options = args.options
-    board = Board(terminal.progress)
+    board = Board(terminal.progress, terminal.clear)
     source = _source(options, settings, board, terminal)
     _more_files()
     collect_seldom()
@@ -169,6 +169,7 @@ async def _run(
 async def _close(forwarder: Forwarder, hurry: asyncio.Event, drain_s: float, terminal: Terminal) -> int:
     if forwarder.active:
         terminal.note(f"Finishing {forwarder.active} request(s), for at most {drain_s:.0f} s; once more cuts them.")
+        terminal.progress("finishing requests", None, 0.0)
     closing = asyncio.ensure_future(forwarder.close(within_s=drain_s))
     hurried = asyncio.ensure_future(hurry.wait())
     await asyncio.wait({closing, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +177,7 @@ async def _close(forwarder: Forwarder, hurry: asyncio.Event, drain_s: float, ter
     if not closing.done():
         forwarder.hurry()
     cut = await closing
+    terminal.clear()
     if cut:
         terminal.note(f"{cut} request(s) were cut.")
     return cut
@@ -186,6 +188,7 @@ def _end_instance(options: Options, settings: Settings, terminal: Terminal) -> b
     from functions import reap_idle, stop
 
     try:
+        terminal.progress("ending the instance", None, 0.0)
         result = stop.run(settings, keep_disk=options.on_exit == "stop")
     except NoInstance:
         return True

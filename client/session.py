@@ -8,13 +8,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 from client import activity
 from client.api import Api
-from client.boot import Progress, boot_budget_s, failure, silent, usable, wait_ready
+from client.boot import Progress, boot_budget_s, failure, first, silent, usable, wait_ready
 from client.endpoint import Endpoint
 from client.errors import (
     Denied,
@@ -76,6 +76,7 @@ class Session:
 
         Wakes one where there is none. Raises NoInstance where that is not wanted, BootFailed, Untrusted, KeyRejected.
         """
+        self._progress("looking for an instance", None, 0.0)
         instance = self.find()
         if instance:
             try:
@@ -161,7 +162,10 @@ class Session:
             self.record(instance)
 
     def generate(self, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
-        """As the function `generate`, on a ready instance, its activity recorded. Raises what `ready` raises, too."""
+        """As the function `generate`, on an instance found or woken for it, whose activity is recorded meanwhile.
+
+        Raises what `ready` raises, too. Whatever ends it, the connection is closed and nothing more is recorded.
+        """
 
         @contextmanager
         def using() -> Iterator[Endpoint]:
@@ -196,7 +200,10 @@ class Session:
             endpoint,
             budget_s=boot_budget_s(instance, self.api.now()),
             look=lambda: void(self._by_id(instance.id)),
-            progress=self._progress,
+            progress=first(
+                lambda phase: self._note(f"Instance {instance.id} is not ready yet ({phase}); waiting for it."),
+                self._progress,
+            ),
             sleep=self.api.sleep,
         )
         began = time.monotonic()
@@ -219,15 +226,17 @@ def generate(
     progress: Progress,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Run POST /api/generate and return Ollama's last object, its `response` the whole text.
+    """Run POST /api/generate, or /api/chat where the payload has `messages`, and return Ollama's last object.
 
-    `using` makes an instance ready for one try; `payload` is Ollama's; `on_text` gets each piece as it arrives. A fence
-    is waited out and a model that is not there is pulled, both only while nothing has arrived. Raises OllamaError,
+    In it is the whole text, as `response` or as the content of `message`. `using` makes an instance ready for one try;
+    `payload` is Ollama's; `on_text` gets each piece as it arrives, but nothing of what a model thinks. A fence is
+    waited out and a model that is not there is pulled, both only while nothing has arrived. Raises OllamaError,
     StreamCut, and what `using` raises.
     """
     last: EndpointError | None = None
     for _ in range(_TRIES):
         with using() as endpoint:
+            progress("waiting for the first token", None, 0.0)
             try:
                 return _stream(endpoint, payload, on_text)
             except (Draining, Unreachable) as error:
@@ -277,24 +286,27 @@ def pull(endpoint: Endpoint, model: str, progress: Progress) -> None:
 
 
 def _stream(endpoint: Endpoint, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
-    pieces: list[str] = []
-    for item in _lines(endpoint, "/api/generate", payload):
-        if item.get("error"):
-            raise OllamaError(f"Ollama ended the answer with an error: {item['error']}", status=200)
-        piece = str(item.get("response") or "")
-        pieces.append(piece)
-        if piece:
-            on_text(piece)
-        if item.get("done"):
-            return {**item, "response": "".join(pieces)}
+    talks = "messages" in payload
+    text = ""
+    # Closed here and now, also where a piece was not taken: until then the request counts as in flight.
+    with closing(_lines(endpoint, "/api/chat" if talks else "/api/generate", payload)) as items:
+        for item in items:
+            if item.get("error"):
+                raise OllamaError(f"Ollama ended the answer with an error: {item['error']}", status=200)
+            message = item.get("message")
+            said = (message.get("content") if isinstance(message, dict) else None) if talks else item.get("response")
+            if said:
+                text += str(said)
+                on_text(str(said))
+            if item.get("done"):
+                return item | ({"message": {"role": "assistant", "content": text}} if talks else {"response": text})
     raise StreamCut(
-        f"The answer from {endpoint.url} was cut off after {len(''.join(pieces))} characters: the stream ended "
-        "without its last "
+        f"The answer from {endpoint.url} was cut off after {len(text)} characters: the stream ended without its last "
         "line. What had arrived is above; run this again for a whole one."
     )
 
 
-def _lines(endpoint: Endpoint, path: str, payload: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _lines(endpoint: Endpoint, path: str, payload: Mapping[str, Any]) -> Generator[dict[str, Any]]:
     """The objects of an NDJSON answer as they arrive."""
     with endpoint.request("POST", path, dict(payload)) as answer:
         while line := answer.readline(MAX_LINE):

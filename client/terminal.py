@@ -1,40 +1,93 @@
 """What a person sees on stderr: whole sentences, and a live line while something long is under way.
 
-The live line (phase, percent, seconds) is drawn on a terminal only; in a pipe or a log there are the sentences alone.
+The live line (`client.pace`: phase, percent, seconds, how long it may take) is drawn on a terminal that can take it
+back; in a pipe, a log or a dumb terminal there are the sentences alone. NO_COLOR (https://no-color.org) is respected.
 """
 
+import contextlib
+import logging
+import os
 import shutil
 import sys
+import threading
+import time
 from typing import TextIO
+
+from client.pace import Pace
+
+TICK_S = 1.0
+_CLEARED = "\r\x1b[K"
+_DIM, _PLAIN = "\x1b[2m", "\x1b[m"
 
 
 class Terminal:
-    """Notes and progress on one stream; a note first clears the live line."""
+    """Notes and progress on one stream, from any thread; a note first clears the live line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._drawn = False
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._coloured = not os.environ.get("NO_COLOR")
+        self._pace = Pace()
+        self._drawn = ""
+        self._told: tuple[str, float | None, float] = ("", None, 0.0)
+        self._over: threading.Event | None = None
+        """Set once the live line that stands is to go; None where none stands."""
+        self._lock = threading.RLock()
 
     def note(self, sentence: str) -> None:
         """Print one sentence."""
-        self.clear()
-        print(f"exollama: {sentence}", file=self._stream, flush=True)
+        with self._lock:
+            self.clear()
+            print(f"exollama: {sentence}", file=self._stream, flush=True)
 
     def progress(self, phase: str, percent: float | None, elapsed_s: float) -> None:
-        """Redraw the live line. A `client.boot.Progress`."""
+        """Draw the live line, whose seconds go on until it is cleared or drawn anew. A `client.boot.Progress`."""
         if not self._live:
             return
-        share = "" if percent is None else f" {percent:.0f} %"
-        line = f"exollama: {phase}{share}, {elapsed_s:.0f} s"
-        width = shutil.get_terminal_size().columns
-        self._stream.write(f"\r\x1b[K{line[: width - 1]}")
-        self._stream.flush()
-        self._drawn = True
+        with self._lock:
+            self._told = phase, percent, elapsed_s - time.monotonic()
+            self._draw()
+            if self._over is None:
+                self._over = threading.Event()
+                threading.Thread(target=self._tick, args=(self._over,), name="exollama-live-line", daemon=True).start()
 
     def clear(self) -> None:
         """Remove the live line, before something else is printed."""
-        if self._drawn:
-            self._stream.write("\r\x1b[K")
+        with self._lock:
+            if self._over:
+                self._over.set()
+                self._over, self._drawn = None, ""
+                self._stream.write(_CLEARED)
+                self._stream.flush()
+
+    def _tick(self, over: threading.Event) -> None:
+        """Whatever is waited for in one call, as the first token is, cannot tell that it goes on."""
+        with contextlib.suppress(OSError, ValueError):  # the terminal has gone
+            while not over.wait(TICK_S):
+                with self._lock:
+                    if not over.is_set():
+                        self._draw()
+
+    def _draw(self) -> None:
+        phase, percent, since_s = self._told
+        words = self._pace.words(phase, percent, max(0.0, since_s + time.monotonic()))
+        line = f"exollama: {words}"[: shutil.get_terminal_size().columns - 1]
+        if line != self._drawn:
+            self._drawn = line
+            self._stream.write(_CLEARED + (f"{_DIM}{line}{_PLAIN}" if self._coloured else line))
             self._stream.flush()
-            self._drawn = False
+
+
+class Notes(logging.Handler):
+    """What is logged, as notes: it would stand behind the live line otherwise."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        try:
+            self._terminal.note(self.format(record))
+        except OSError:
+            self.handleError(record)

@@ -1,31 +1,36 @@
 """The verbs that use an instance: generate, and env for other programs. Standard library only.
 
-Neighbours: `client.verbs` dispatches here; `client.session` finds the instance, wakes one and streams.
+Neighbours: `client.verbs` dispatches here; `client.session` finds the instance, wakes one and streams; `client.chat`
+answers with the same.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from client.api import Api
-from client.boot import Progress
+from client.boot import Progress, first
 from client.endpoint import Endpoint
 from client.errors import SettingsError
 from client.function import Function
 from client.handout import CURL, exports, variables
 from client.model import Instance, last_day
-from client.session import Session, Tidy, Wake, void
+from client.session import Session, Tidy, Wake
 from client.session import generate as answered
 from client.settings import Reader, Settings, by_function, model_name
 from client.terminal import Terminal
 from client.transport import http_client_send
 
 MAX_PROMPT = 16 << 20  # bytes
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def waker(settings: Settings, note: Callable[[str], None], progress: Progress) -> Wake:
@@ -76,39 +81,29 @@ def _session(settings: Settings, terminal: Terminal, *, provision: bool) -> Sess
     )
 
 
-def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
-    """Answer one prompt, waking an instance where there is none. Raises what `client.session.generate` raises."""
-    payload = _payload(args, settings)
-    whole = args.no_stream or args.json
+Answerer = Callable[[Mapping[str, Any], Callable[[str], None]], dict[str, Any]]
+"""Answers a payload of Ollama's and passes on each piece, as `client.session.generate`."""
 
-    def show(piece: str) -> None:
-        terminal.clear()
-        sys.stdout.write(piece)
-        sys.stdout.flush()
 
-    on_text = void if whole else show
-    session = None
+def answerer(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> tuple[Answerer, Callable[[], None]]:
+    """What answers, by credentials or through a function, and what is to be called once there is no more to ask."""
     if by_function(os.environ):
-        answer = _through_function(payload, on_text, terminal)
-    else:
-        session = _session(settings, terminal, provision=not args.no_provision)
-        answer = session.generate(payload, on_text)
-    if args.json:
-        print(json.dumps(answer))
-    elif whole:
-        print(answer["response"])
-    else:
-        print()
-    if session:
+        return partial(_through_function, terminal), lambda: None
+    session = _session(settings, terminal, provision=not args.no_provision)
+
+    def leave() -> None:
+        terminal.progress("removing what is overdue", None, 0.0)
         session.finish()
+        terminal.clear()
         if session.used:
             terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
-    return 0
+
+    return session.generate, leave
 
 
-def _through_function(payload: Mapping[str, Any], on_text: Callable[[str], None], terminal: Terminal) -> dict[str, Any]:
+def _through_function(terminal: Terminal, payload: Mapping[str, Any], on_text: Callable[[str], None]) -> dict[str, Any]:
     """The answer of an instance that a provision function wakes, without credentials."""
-    asked = Function.from_env(os.environ, terminal.progress)
+    asked = Function.from_env(os.environ, awaiting(terminal))
 
     def using() -> AbstractContextManager[Endpoint]:
         return closing(asked.provision().endpoint())
@@ -116,27 +111,65 @@ def _through_function(payload: Mapping[str, Any], on_text: Callable[[str], None]
     return answered(using, payload, on_text, note=terminal.note, progress=terminal.progress)
 
 
-def _payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+def awaiting(terminal: Terminal) -> Progress:
+    """For a function, which has no sentences of its own."""
+    return first(
+        lambda phase: terminal.note(f"The provision function is getting an instance ready ({phase})."),
+        terminal.progress,
+    )
+
+
+def shower(terminal: Terminal, *, whole: bool) -> Callable[[str], None]:
+    """What prints each piece of an answer as it comes; with `whole`, only that one is coming."""
+    began: list[float] = []
+
+    def show(piece: str) -> None:
+        terminal.clear()
+        # A model may say anything, and a terminal would obey some of it; what reads a pipe gets all of it.
+        sys.stdout.write(_OBEYED.sub("", piece) if sys.stdout.isatty() else piece)
+        sys.stdout.flush()
+
+    def wait(_piece: str) -> None:
+        began[:] = began or [time.monotonic()]
+        terminal.progress("answering", None, time.monotonic() - began[0])
+
+    return wait if whole else show
+
+
+def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    """Answer one prompt, waking an instance where there is none. Raises what `client.session.generate` raises."""
+    asked = payload(args, settings)
+    whole = args.no_stream or args.json
+    answer_to, leave = answerer(args, settings, terminal)
+    answer = answer_to(asked, shower(terminal, whole=whole))
+    terminal.clear()
+    print(json.dumps(answer) if args.json else answer["response"] if whole else "")
+    leave()
+    return 0
+
+
+def payload(args: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Ollama's request for the arguments. Raises SettingsError, every problem at once, before anything is created."""
     reader = Reader({})
 
     def read(what: str, parse: Callable[[str], Any], value: str) -> Any:
         return reader.read(what, parse, value, None)
 
-    payload: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "model": settings.model if args.model is None else read("--model", model_name, args.model),
-        "prompt": read("The prompt", _prompt, args.prompt),
         "stream": True,
     }
+    if "prompt" in args:
+        asked["prompt"] = read("The prompt", _prompt, args.prompt)
     if args.system:
-        payload["system"] = args.system
+        asked["system"] = args.system
     if args.option:
-        payload["options"] = dict(filter(None, (read("--option", _option, option) for option in args.option)))
-    if args.format:
-        payload["format"] = read("--format", _format, args.format)
+        asked["options"] = dict(filter(None, (read("--option", _option, option) for option in args.option)))
+    if "format" in args and args.format:
+        asked["format"] = read("--format", _format, args.format)
     if reader.problems:
         raise SettingsError(*reader.problems)
-    return payload
+    return asked
 
 
 def _prompt(value: str) -> str:
@@ -201,6 +234,7 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
     session.record(instance)
     key = session.key(instance)
     values = variables(endpoint, instance.id, None if args.no_key else key)
+    terminal.clear()
     if args.json:
         names = {"url": "EXOLLAMA_URL", "key": "EXOSCALE_OLLAMA_KEY", "cacert": "EXOLLAMA_CACERT"}
         result = {name: values[variable] for name, variable in names.items() if variable in values}

@@ -16,7 +16,7 @@ from typing import Any
 
 from client.errors import ExollamaError, SettingsError
 from client.settings import Reader, Settings, by_function, has_credentials, whole
-from client.terminal import Terminal
+from client.terminal import Notes, Terminal
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
     terminal = Terminal()
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="exollama: %(name)s: %(message)s",
+        handlers=[Notes(terminal)],
+        format="%(name)s: %(message)s",
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     try:
@@ -113,8 +113,9 @@ def _provision(args: argparse.Namespace, settings: Settings, terminal: Terminal)
 def _provisioned(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> dict[str, Any]:
     if by_function(os.environ):
         from client.function import Function
+        from client.use import awaiting
 
-        return Function.from_env(os.environ, terminal.progress).provision().result
+        return Function.from_env(os.environ, awaiting(terminal)).provision().result
     need_urllib3()
     from functions import provision
 
@@ -165,7 +166,9 @@ def _reap(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     need_urllib3()
     from functions import reap_idle
 
+    terminal.progress("reaping", None, 0.0)
     result = reap_idle.run(settings, dry_run=args.dry_run)
+    terminal.clear()
     if args.json:
         print(json.dumps(result))
     elif not args.quiet:
@@ -177,7 +180,9 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     need_urllib3()
     from functions import reap_idle, stop
 
+    terminal.progress("ending the instance", None, 0.0)
     result = stop.run(settings, force=args.force, keep_disk=args.keep_disk)
+    terminal.clear()
     print(json.dumps(result) if args.json else reap_idle.text(result))
     kept = [item for item in result["instances"] if item["outcome"] == "kept"]
     if kept:
@@ -212,6 +217,18 @@ def _generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) 
     return use.generate(args, settings, terminal)
 
 
+def _chat(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from client import chat
+
+    return chat.chat(args, settings, terminal)
+
+
+def _logs(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
+    from client import logs
+
+    return logs.logs(args, settings, terminal)
+
+
 def _env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int:
     from client import use
 
@@ -224,14 +241,16 @@ def _serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> 
     return serve.serve(args, settings, terminal)
 
 
-_BY_URL = frozenset({"provision", "generate", "serve"})
+_BY_URL = frozenset({"provision", "generate", "chat", "serve"})
 """Verbs that need no credentials where a function provisions (EXOLLAMA_PROVISION_URL)."""
 _VERBS: Mapping[str, Callable[[argparse.Namespace, Settings, Terminal], int]] = {
     "provision": _provision,
     "status": _status,
     "stop": _stop,
     "reap": _reap,
+    "logs": _logs,
     "generate": _generate,
+    "chat": _chat,
     "serve": _serve,
     "env": _env,
     "doctor": _doctor,

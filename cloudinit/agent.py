@@ -241,8 +241,8 @@ def settle() -> None:
         busy &= awake()
 
 
-def log_tail(path: Path, lines: int = 20) -> list[str]:
-    """The last lines of a log, printable and of bearable length."""
+def log_tail(path: Path, lines: int = 60) -> list[str]:
+    """The last lines of a log, printable and of bearable length: whoever waits for a boot asks twice a second."""
     if not path.exists():
         return []
     with path.open("rb") as log:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from client.boot import Progress, Ticker, silent
+from client.boot import Progress, Ticker, first, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import OllamaError, Unreachable
 from client.model import Instance, type_name
@@ -50,7 +50,17 @@ def run(
     is reaped then, since nobody waits for that to end. Raises ExollamaError: SettingsError, ApiError, BootFailed,
     Unreachable and the rest of `client.errors`; with `patience_s` OutOfTime.
     """
-    ticker = Ticker(progress, monotonic, sleep)
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        note(sentence)
+
+    def takes_long(phase: str) -> None:
+        if not said:
+            say(f"Waiting for an instance of this name ({phase}).")
+
+    ticker = Ticker(first(takes_long, progress), monotonic, sleep)
     send = send or urllib3_send()
     cloud = Cloud(settings, settings.zone, send, clock=clock, sleep=ticker.sleep)
     ticker.progress("looking for an instance", None)
@@ -60,7 +70,7 @@ def run(
 
     def order() -> Draft:
         ticker.progress("preparing", None)
-        return draft(cloud, settings, note=note, keep_failed=keep_failed)
+        return draft(cloud, settings, note=say, keep_failed=keep_failed)
 
     def under_way(instance_id: str) -> None:
         if not tidying and patience_s is None:
@@ -71,7 +81,7 @@ def run(
         Endpoint.of,
         order,
         settings.name,
-        note=note,
+        note=say,
         progress=ticker.progress,
         monotonic=monotonic,
         keep_failed=keep_failed,
@@ -85,6 +95,7 @@ def run(
     if not protocol.created:
         _report_differences(cloud, found, settings, note)
     for finish in tidying:
+        ticker.progress("removing what is overdue", None)
         finish()
     return _result(found, settings)
 

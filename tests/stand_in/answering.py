@@ -32,6 +32,7 @@ class Asked:
     limit: int | None = None  # tokens at most
     load: bool = False  # nothing is asked: the model is loaded, or unloaded where it is to be kept for no time
     keep: bool = True
+    read: int | None = None  # words, of a whole conversation; of the prompt alone where that is all there is
 
 
 def answers(exchange: Exchange, asked: Asked) -> Iterator[Body]:
@@ -64,9 +65,10 @@ def answers(exchange: Exchange, asked: Asked) -> Iterator[Body]:
         exchange.models.loaded.discard(full)
     reason = ("load" if asked.keep else "unload") if asked.load else "length" if limited else "stop"
     spent = int((time.monotonic() - started) * 1e9)
+    read = len(asked.prompt.split()) if asked.read is None else asked.read
     yield {**base, "created_at": now(), "message": {"role": "assistant", "content": ""},
            "done": True, "done_reason": reason, "total_duration": spent, "load_duration": int(control.load_s * 1e9),
-           "prompt_eval_count": len(asked.prompt.split()), "prompt_eval_duration": 1000, "eval_count": count,
+           "prompt_eval_count": read, "prompt_eval_duration": 1000, "eval_count": count,
            "eval_duration": spent}  # fmt: skip
 
 

@@ -31,7 +31,8 @@ def chat(exchange: Exchange) -> None:
     messages = body.get("messages") or []
     last = messages[-1] if messages else {}
     tool = wished_tool(body.get("tools"), last)
-    asked = Asked(**_common(body), prompt=text_of(last), tool=tool, load=not messages)
+    read = sum(len(text_of(message).split()) for message in messages)
+    asked = Asked(**_common(body), prompt=text_of(last), tool=tool, load=not messages, read=read)
     exchange.ndjson(answers(exchange, asked), streamed=body.get("stream", True), whole=whole)
 
 

@@ -115,6 +115,12 @@ def generate(stage: Stage) -> None:
     assert "not recorded" not in stage.said
 
 
+def logs(stage: Stage) -> None:
+    up = stage.in_use_label()
+    assert "boot          ready" in stage.run("logs").ended(0).out
+    assert not stage.used(up)
+
+
 def env(stage: Stage) -> None:
     up = stage.in_use_label()
     done = stage.run("env", "--json").ended(0)
@@ -265,6 +271,7 @@ _TOLD = ("get-operation",)
 
 JOBS: Mapping[str, Job] = {
     "generate": Job(policy="client", do=generate, calls=_USE),
+    "logs": Job(policy="client", do=logs, calls=("list-instances", "get-instance")),
     "env": Job(policy="client", do=env, calls=_USE),
     "serve --no-provision": Job(policy="client", do=serve, calls=_USE),
     "reap": Job(policy="reaper", do=reap, calls=_END, bears=_TOLD),

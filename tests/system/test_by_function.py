@@ -161,6 +161,9 @@ def test_generate_and_provision_wake_through_it_too_and_hand_on_what_works(
     done = stranger.run("generate", "why?").ended(0)
     assert done.out.strip()
     again = stranger.run("generate", "why?", "--json").ended(0)
+    assert again.err == "", "what is ready says nothing"
+    talk = stranger.run("chat", stdin="one\ntwo\n").ended(0)
+    assert [line.rpartition(" ")[2] for line in talk.out.splitlines()] == ["one", "two"]
     assert again.json["done"] is True
     [seen] = cloud.instances()
     for_shell = stranger.run("provision", "--format", "env").ended(0)
@@ -169,7 +172,7 @@ def test_generate_and_provision_wake_through_it_too_and_hand_on_what_works(
     shown = stranger.run("provision", "--json").ended(0)
     assert shown.json == shown.json | {"id": seen.id, "url": seen.url, "phase": "ready", "key": "***"}
     assert changes(cloud).count("create-instance") == 1
-    said = [done.said, again.said, for_shell.err, shown.said]
+    said = [done.said, again.said, talk.said, for_shell.err, shown.said]
     assert [text for text in said if TOKEN in text or seen.key in text] == []
 
 
@@ -177,6 +180,7 @@ def test_generate_and_provision_wake_through_it_too_and_hand_on_what_works(
     ("words", "env", "told"),
     [
         (["generate", "why?", "--no-provision"], {}, ["--no-provision needs EXOSCALE_API_KEY"]),
+        (["chat", "--no-provision"], {}, ["--no-provision needs EXOSCALE_API_KEY"]),
         (
             ["provision", "--no-wait", "--keep-failed", "--format", "github"],
             {},

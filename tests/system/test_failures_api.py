@@ -15,6 +15,7 @@ VERBS = {
     "status": ["status"],
     "reap": ["reap"],
     "generate": ["generate", "why?"],
+    "logs": ["logs", "--follow"],
     "env": ["env"],
 }
 

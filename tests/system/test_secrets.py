@@ -95,6 +95,10 @@ VERBS = (
     ["reap", "--json"],
     ["generate", "why?"],
     ["generate", "--json", "why?"],
+    ["chat"],
+    ["chat", "--json"],
+    ["logs"],
+    ["logs", "--json"],
     ["env", "--no-key"],
     ["env", "--json", "--no-key"],
 )
@@ -106,7 +110,7 @@ def test_no_verb_shows_a_secret_when_all_goes_well_and_only_env_shows_the_key(
     places: dict[str, str] = {}
     with Arguments() as arguments:
         for verb in VERBS:
-            done = owner.run(*verb, "-v").ended(0)
+            done = owner.run(*verb, "-v", stdin="why?\n").ended(0)
             assert "GET /instance" in done.err  # it is verbose
             places[" ".join(verb)] = done.said
     places["arguments"] = "\n".join(arguments.seen)
@@ -133,6 +137,10 @@ def test_no_verb_shows_a_secret_when_things_go_wrong(cloud: Simulator, owner: Us
     fails("a wrong key", "generate", "--no-provision", "why?", EXOSCALE_OLLAMA_KEY=wrong)
     cloud.fault("get-instance", "garbage", times=ALWAYS)
     fails("a garbled instance", "generate", "--no-provision", "why?")
+    cloud.fault("get-instance", "garbage", times=ALWAYS)
+    fails("a garbled instance, looked at", "logs")
+    cloud.fault("get-instance", "403-iam", times=ALWAYS)
+    fails("a wrong key, looking", "logs", EXOSCALE_OLLAMA_KEY=wrong)
     cloud.fault("get-instance", "html", times=ALWAYS, status=200)
     fails("a proxy's page", "env")
     cloud.fault("create-instance", "quota")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.boot import MISTRUST_S, POLL_S, UNREACHABLE, failure, wait_ready
+from client.boot import MISTRUST_S, POLL_S, UNREACHABLE, Board, failure, first, wait_ready
 from client.errors import BootFailed, KeyRejected, OllamaError, Unreachable, Untrusted
 from tests.fakes import status
 
@@ -169,3 +169,22 @@ def test_a_failure_that_is_told_incompletely_is_still_told(boot: dict[str, Any])
     told = failure(broken | {"boot": broken["boot"] | boot})
     assert told
     assert "The boot failed in phase" in str(told)
+
+
+@pytest.mark.parametrize(("until_s", "told"), [(0, []), (1, []), (2, ["model"]), (9, ["model"])])
+def test_that_something_takes_long_is_told_once_and_only_then(until_s: int, told: list[str]) -> None:
+    heard: list[str] = []
+    shown: list[tuple[str, float | None, float]] = []
+    progress = first(heard.append, lambda *said: shown.append(said))
+    for second in range(until_s + 1):
+        progress("model", 41.0, float(second))
+    assert heard == told
+    assert shown == [("model", 41.0, float(second)) for second in range(until_s + 1)]
+
+
+def test_a_board_that_is_cleared_says_that_nothing_is_under_way() -> None:
+    over: list[str] = []
+    board = Board(over=lambda: over.append(board.phase))
+    board("model", 41.0, 3.0)
+    board.clear()
+    assert over == [""]

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from client.settings import Secret
 from tests.fakes import API_KEY, API_SECRET, KEY
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["provision", "status", "stop", "reap", "generate", "serve", "env", "doctor"]
+VERBS = ["provision", "status", "stop", "logs", "reap", "generate", "chat", "serve", "env", "doctor"]
 SIBLINGS = {"provision": "provision", "status": "status", "stop": "stop", "reap_idle": "reap", "doctor": "doctor"}
 
 
@@ -97,6 +98,40 @@ def test_the_help_names_every_verb_an_example_and_the_exit_codes(capsys: pytest.
     assert all(re.search(rf"^  {verb}\b", out, re.MULTILINE) for verb in VERBS)
     assert "example:\n  exollama generate" in out
     assert "130, 143  interrupted" in out
+
+
+def test_under_the_originals_name_the_help_shows_the_originals_four_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert words("--help", prog=cli.GARUDA) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^  (\w+) {2,}", out.partition("verbs:")[2].partition("example:")[0], re.MULTILINE) == [
+        *("start", "status", "stop", "logs")
+    ]
+    assert "  Every other verb of `exollama --help` works here, too.\n" in out
+    assert "example:\n  garuda-exoscale start\n" in out
+
+
+@pytest.mark.parametrize("verb", ["start", *VERBS])
+def test_under_the_originals_name_every_verb_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    verb_that(monkeypatch, lambda: 0, "provision" if verb == "start" else verb)
+    monkeypatch.setattr(sys, "argv", ["garuda-exoscale", verb, *["why?"] * (verb == "generate")])
+    assert cli.garuda() == 0
+    with pytest.raises(SystemExit):
+        cli.garuda([verb, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: garuda-exoscale {verb} ")
+
+
+def test_the_scripts_of_the_package_are_there_and_run() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert set(scripts) == {"exollama", cli.GARUDA}
+    for name, entry in scripts.items():
+        module, _, function = entry.partition(":")
+        code = f"import sys; from {module} import {function} as run; sys.exit(run())"
+        shown = subprocess.run(
+            [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+        )
+        assert shown.stdout.startswith(f"usage: {name} VERB")
 
 
 def example(text: str) -> str:

@@ -18,7 +18,7 @@ from tests.fakes import World, instance, label_map, settings
 
 
 def parsed(*arguments: str) -> dict[str, Any]:
-    return use._payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
+    return use.payload(cli.parser("exollama generate", "generate").parse_args(arguments), settings(model="the-model"))
 
 
 def test_a_prompt_alone_is_asked_of_the_configured_model() -> None:
@@ -123,24 +123,9 @@ def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: 
     assert "powers itself off at" in said
 
 
-class Screen(io.StringIO):
-    """A stream that is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-def test_on_a_terminal_the_progress_is_one_line_that_a_note_clears() -> None:
-    screen = Screen()
-    terminal = Terminal(screen)
-    terminal.progress("model", 41.6, 12.0)
-    terminal.note("done")
-    assert screen.getvalue() == "\r\x1b[Kexollama: model 42 %, 12 s\r\x1b[Kexollama: done\n"
-
-
-def test_in_a_pipe_there_are_the_notes_alone() -> None:
+def test_that_a_function_takes_long_is_said_where_no_live_line_is_seen() -> None:
     pipe = io.StringIO()
-    terminal = Terminal(pipe)
-    terminal.progress("model", None, 12.0)
-    terminal.note("done")
-    assert pipe.getvalue() == "exollama: done\n"
+    progress = use.awaiting(Terminal(pipe))
+    for second in range(5):
+        progress("image", None, float(second))
+    assert pipe.getvalue() == "exollama: The provision function is getting an instance ready (image).\n"

@@ -48,10 +48,11 @@ def start(silent: socket.socket, *arguments: str, **env: str) -> subprocess.Pope
     [
         (["provision"], {}),
         (["generate", "why?", "--no-provision"], {}),
+        (["logs", "--follow"], {}),
         (["reap"], {}),
         (["reap"], {"EXOSCALE_ZONES": "ch-gva-2,de-fra-1"}),
     ],
-    ids=["provision", "generate", "reap", "reap in threads"],
+    ids=["provision", "generate", "logs", "reap", "reap in threads"],
 )
 def test_a_signal_ends_a_verb_soon_with_its_code_and_without_a_traceback(
     silent_api: socket.socket, sent: signal.Signals, code: int, arguments: list[str], env: dict[str, str]

@@ -10,7 +10,6 @@ def test_a_second_wake_says_nothing_of_the_first_ones_end() -> None:
     async def scene(kept: Kept) -> None:
         kept.board("ready", 100.0, 41.0)
         kept.keeper.suspect(await kept.asks(), "it is gone")
-        kept.board("ready", 100.0, 41.0)
         kept.script.gate.clear()
         asking = kept.asks()
         await kept.until(lambda: kept.keeper.held == 1, "it is held")
@@ -28,7 +27,9 @@ def test_whatever_a_callable_ends_with_is_a_failed_wake_and_not_the_loop_s_end(k
             raise kind("odd")
 
     async def scene(kept: Kept) -> None:
+        kept.board("model", 41.0, 3.0)
         status, after_s, said = await refused(kept.asks())
+        assert kept.board.phase == "", "and nothing looks as if it went on"
         assert (status, after_s) == (503, 30)
         assert said["error"].startswith("Waking failed here: RuntimeError")
 

@@ -88,10 +88,12 @@ def test_a_woken_instance_that_lists_lag_behind_with_is_used_all_the_same(monkey
 
 
 def test_one_that_is_booting_is_waited_for_where_nothing_may_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.boot.UNSAID_S", 0.0)
     booting = machine(ready_at=1.0, created=NOW)
     use = Use(monkeypatch, World(booting))
-    use.world.before["status"] = lambda: setattr(use.world, "elapsed_s", use.world.elapsed_s + 0.6)
+    use.world.before["status"] = lambda: setattr(use.world, "elapsed_s", use.world.elapsed_s + 0.3)
     assert use.generate()["response"] == "Hello"
+    assert use.notes == ["Instance a is not ready yet (model); waiting for it."], "all that is seen in a pipe"
 
 
 @pytest.mark.parametrize("error", [Untrusted("not vouched for"), KeyRejected("401")], ids=["certificate", "key"])

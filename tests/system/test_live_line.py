@@ -1,0 +1,56 @@
+"""What long waits show: a live line on a terminal; in a pipe one sentence where a boot begins, and then quiet."""
+
+import pytest
+
+from tests.simulator import Simulator
+from tests.system.keyboard import typing
+from tests.system.verbs import Clerk, User, plant
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (["stop", "--force"], "ending the instance, 0 s (usually under a minute)"),
+        (["reap"], "reaping, 0 s"),
+        (["provision", "--no-wait"], "creating, 0 s (usually under a minute)"),
+        (["logs"], "asking the instance, 0 s"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_whatever_takes_long_is_shown_while_it_does_and_gone_afterwards(
+    records: Simulator, verb: list[str], words: str
+) -> None:
+    if verb[0] in ("stop", "reap"):
+        plant(records, state="error")
+        records.fault("delete-instance", "slow", seconds=0.3)
+    elif verb[0] == "logs":
+        plant(records)
+    with typing(User(records), *verb) as keyboard:
+        keyboard.until(words)
+        keyboard.end()
+        before, _, after = keyboard.raw.rpartition(words)
+        assert before.endswith("\r\x1b[K\x1b[2mexollama: ")
+        assert after.startswith("\x1b[m\r\x1b[K"), "it is no line that stays"
+
+
+def test_in_a_pipe_a_boot_begins_with_its_sentences_and_goes_on_without(empty: Simulator, user: User) -> None:
+    empty.boot(delay_s=0.1)
+    first, second, third, last = user.run("provision").ended(0).err.splitlines()
+    assert "taking standard.large" in first
+    assert second.startswith("exollama: Creating a standard.large in ch-gva-2, about ")
+    assert "is being created. Whatever happens now, it is owned" in third
+    assert last.startswith("exollama: Use it with: ")
+    assert user.run("provision", "--json").ended(0).err == ""
+    assert user.run("stop").ended(0).err == ""
+
+
+@pytest.mark.parametrize("unsaid_s", [0.0, 1e9], ids=["long", "short"])
+def test_whoever_waits_for_anothers_boot_is_told_so_once_it_takes_long(
+    empty: Simulator, here: Clerk, monkeypatch: pytest.MonkeyPatch, unsaid_s: float
+) -> None:
+    monkeypatch.setattr("client.boot.UNSAID_S", unsaid_s)
+    empty.boot(delay_s=0.1)
+    here.run("provision", "--no-wait").ended(0)
+    said = [line for line in here.run("provision").ended(0).err.splitlines() if "Use it with" not in line]
+    assert len(said) == (unsaid_s == 0.0)
+    assert all(line.startswith("exollama: Waiting for an instance of this name (") for line in said)
