@@ -141,6 +141,11 @@ class Api:
         except ValueError as error:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
+    def type_name(self, type_id: str | None) -> str | None:
+        """An instance type as `family.size`. Sent unsigned: the list is public, and IAM-checked only once signed."""
+        types = _items(self.call("GET", "/instance-type", signed=False).get("instance-types"))
+        return next((f"{one.get('family')}.{one.get('size')}" for one in types if one.get("id") == type_id), None)
+
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""
         path = f"/instance/{quote(instance_id, safe='')}"

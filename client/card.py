@@ -87,8 +87,10 @@ def card(one: Mapping[str, Any], how: Condition) -> Markup:
         badge(how),
         class_="top",
     )
-    tiles = tag("div", _going(one, how), _cost(one), _use(one), class_="tiles")
-    parts = [top, tiles, *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
+    tiles = [_going(one, how), _cost(one), _use(one)]
+    if how.tone == "booting" and "id" not in one:  # it is waited for, and nothing is known but that
+        tiles = tiles[:1]
+    parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
     return tag("section", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
 
 
@@ -117,7 +119,8 @@ def _tile(title: str, figure: str, *more: str) -> Markup:
 
 def _going(one: Mapping[str, Any], how: Condition) -> Markup:
     """When it goes if nobody uses it."""
-    said, timeout_s = mapping(one.get("said")), number(one.get("idle_timeout_s"))
+    said = mapping(one.get("said"))
+    timeout_s = number(one.get("idle_timeout_s")) or number(mapping(said.get("policy")).get("idle_s"))
     idle_s, left_s = number(one.get("idle_s")), number(one.get("goes_in_s"))
     policy = f"after {span(timeout_s)} without use" if timeout_s else "once idle"
     if how.tone == "busy":
@@ -128,8 +131,9 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
     if left_s is None and how.tone == "ready" and timeout_s and idle_s is not None:
         left_s = max(0.0, timeout_s - idle_s)
     if left_s is None or how.tone in ("leaving", "failed"):
-        reason = mapping(one.get("reap")).get("reason")
-        return _tile("Goes", "at the next reaping" if how.tone != "silent" else "not known", words(reason))
+        reap = mapping(one.get("reap"))
+        sure = how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
+        return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
     ticking = tag("span", span(left_s) if left_s > 0 else "any moment", data_left=round(left_s))
     meter = join()
     if timeout_s:

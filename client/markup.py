@@ -13,9 +13,9 @@ class Markup(str):
 
 
 def tag(name: str, /, *inside: str, **attributes: object) -> Markup:
-    """An element. An attribute that is None or False is left out, True stands alone; `class_` and `data_left` are names.
+    """An element, with names like `class_` and `data_left`. What is inside is escaped unless it is Markup.
 
-    What is inside goes through `escape` unless it is Markup, and attributes always do.
+    An attribute's value is always escaped; one that is None or False is left out, True stands alone.
     """
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(str(value))}"')

@@ -127,13 +127,13 @@ def _lead(
         zones = ", ".join(words(zone) for zone in result.get("zones") or ())
         where = tag("p", f"No instance of exollama's in {zones}." if zones else "No instance.", class_="where")
         return tag("div", heading(Condition("asleep", ""), _NOTHING), where, class_="empty")
-    off = sum(how.tone in ("stopped", "failed") for how in found)
+    off = sum(how.tone == "stopped" for how in found)
     runs = len(shown) - off
-    said = [f"{runs} instance{'s run' if runs > 1 else ' runs'}"] if runs else []
-    said += [f"{off} do{'' if off > 1 else 'es'} not"] if off and runs else [f"{off} not running"] if off else []
-    hourly = [cost for one in shown if (cost := number(one.get("hourly_cost"))) is not None]
-    cost = f", {money(sum(hourly), 3)} an hour" if hourly else ""
-    return tag("p", f"{' and '.join(said)}{cost}.", class_="lead")
+    counted = ((runs, "running"), (off, "stopped"))
+    said = [f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count]
+    known = [hourly for one in shown if (hourly := number(one.get("hourly_cost"))) is not None]
+    cost = f", {money(sum(known), 3)} an hour" if known else ""
+    return tag("p", f"{' and '.join(said)}{cost}", class_="lead")
 
 
 def _own(forwarder: Mapping[str, Any]) -> Condition:

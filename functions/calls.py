@@ -25,6 +25,7 @@ ACTIONS: Final[Mapping[str, frozenset[str]]] = {
 ALIASES: Final = {"start": "provision", "reap_idle": "reap"}
 _LOOKS: Final = frozenset({"status"})
 """Actions that change nothing, and so may be asked for with GET."""
+_LOOKING: Final = ("GET", "HEAD")
 _HTTP_MARKS: Final = frozenset(
     {"httpMethod", "requestContext", "rawPath", "headers", "multiValueHeaders", "http", "body", "isBase64Encoded"}
 )
@@ -58,6 +59,13 @@ class Call(NamedTuple):
     with_token: bool
 
 
+def form_of(request: Request) -> str:
+    """In what form an answer is wanted: `html` by somebody who looks with a browser, `json` by everybody else."""
+    accepts = (value for name, value in request.headers.items() if name.lower() == "accept")
+    looks = request.method in _LOOKING and any("text/html" in one.lower() for one in accepts)
+    return "html" if looks else "json"
+
+
 def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
     """The action by its own name, and its parameters. Raises BadCall."""
     if action is None or action == "":
@@ -78,11 +86,15 @@ def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, b
 def from_request(request: Request, env: Mapping[str, str]) -> Call:
     """What an HTTP request asks for, once it has shown the token. Raises BadCall, before anything else is looked at.
 
-    The action stands in the JSON body, the query or the path's last part. Only POST acts.
+    The action stands in the JSON body, the query or the path's last part. Only POST acts. A browser that names none
+    looks, and has every instance asked.
     """
     headers = {name.lower(): value for name, value in request.headers.items()}
     said, unread = _body(request.body)
-    _admit(env, _tokens(headers, said))
+    # A browser sends what was typed into its dialog with whatever another site makes it ask: that opens nothing but a
+    # look, which such a site cannot read.
+    passwords = [_password(headers)] if request.method in _LOOKING else []
+    _admit(env, [*_tokens(headers, said), *filter(None, passwords)])
     if unread:
         raise unread
     params = {name: value for name, value in said.items() if name not in ("action", "token")}
@@ -92,10 +104,13 @@ def from_request(request: Request, env: Mapping[str, str]) -> Call:
     given = [ALIASES.get(one, one) if isinstance(one, str) else one for one in named if one is not None]
     if any(one != given[0] for one in given):
         raise BadCall(400, f"Two different actions are given: {' and '.join(_shown(one) for one in given[:2])}.")
-    action, params = checked(given[0] if given else None, params)
-    allowed = ("GET", "POST") if action in _LOOKS else ("POST",)
+    in_browser = form_of(request) == "html"
+    action, params = checked(given[0] if given else ("status" if in_browser else None), params)
+    allowed = (*_LOOKING, "POST") if action in _LOOKS else ("POST",)
     if request.method not in allowed:
         raise BadCall(405, f"{action} is asked for with {' or '.join(allowed)}.", ", ".join(allowed))
+    if in_browser:
+        params = {"probe": True, **params}
     return Call(action=action, params=params, with_token=True)
 
 
@@ -211,6 +226,17 @@ def _tokens(headers: Mapping[str, str], said: Mapping[str, Any]) -> list[str]:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     found = [headers.get("x-exollama-token"), bearer if scheme.lower() == "bearer" else None, said.get("token")]
     return [one.strip() for one in found if isinstance(one, str) and one.strip()]
+
+
+def _password(headers: Mapping[str, str]) -> str | None:
+    """The password of HTTP Basic (RFC 7617), which is all that a browser can be made to send; the name is anybody's."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
 
 
 def _admit(env: Mapping[str, str], given: list[str]) -> None:

@@ -3,11 +3,10 @@
 `invoke` is for AWS Lambda, Scaleway and what is shaped like them; `wsgi` and `asgi` for any container and Knative;
 `google` for functions-framework; `openfaas`; `azure` and `azure_timer` for Azure Functions. What comes over HTTP has
 to show EXOLLAMA_FUNCTION_TOKEN; schedules and plain events are let in by the platform itself. Neighbours:
-`functions.calls` reads what is asked, `functions.budget` keeps to the platform's time. No platform's own package is
-imported; deploy/faas/ has the few lines that some of them want beside this.
+`functions.calls` reads what is asked, `functions.answers` writes what goes back, `functions.budget` keeps to the
+platform's time. No platform's own package is imported; deploy/faas/ has the few lines that some want beside this.
 """
 
-import json
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final
 from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
 from client.settings import Reader, Settings, whole
 from client.transport import Send
+from functions.answers import Answer
 from functions.budget import Budget
 from functions.calls import (
     MAX_BODY,
@@ -24,6 +24,7 @@ from functions.calls import (
     Call,
     Request,
     checked,
+    form_of,
     from_event,
     from_request,
     is_http,
@@ -177,32 +178,20 @@ def _status(error: ExollamaError) -> int:
 # -- HTTP, in whatever shape
 
 
-class Answer:
-    """What goes back: an HTTP status, headers, and JSON as bytes."""
-
-    def __init__(self, status: int, said: Mapping[str, Any], *, allow: str | None = None) -> None:
-        self.status = status
-        self.body = json.dumps(said).encode()
-        self.headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
-        if "retry_after_s" in said:
-            self.headers["Retry-After"] = str(said["retry_after_s"])
-        if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
-        if allow:
-            self.headers["Allow"] = allow
-
-
 def answer(request: Callable[[], Request], remaining_s: float | None = None) -> Answer:
     """Answer an HTTP request; `request` reads it. Raises nothing."""
+    form, head = "json", False
     try:
-        call = from_request(request(), os.environ)
-        return Answer(*_do(call, remaining_s, over_http=True))
+        asked = request()
+        form, head = form_of(asked), asked.method == "HEAD"
+        return Answer(*_do(from_request(asked, os.environ), remaining_s, over_http=True), form=form, head=head)
     except BadCall as error:
         log.warning("refused with %d: %s", error.status, error)
-        return Answer(error.status, {"error": str(error)}, allow=error.allow)
+        return Answer(error.status, {"error": str(error)}, form=form, allow=error.allow, head=head)
     except Exception:
         log.exception("unexpected")  # a traceback shows code, and no secret
-        return Answer(500, {"error": "Something unexpected happened; the function's log has more. Please report it."})
+        said = {"error": "Something unexpected happened; the function's log has more. Please report it."}
+        return Answer(500, said, form=form, head=head)
 
 
 def _do(call: Call, remaining_s: float | None, *, over_http: bool) -> tuple[int, dict[str, Any]]:
@@ -317,7 +306,7 @@ async def asgi(
 
 
 def _sized(said: Answer) -> Headers:
-    return [*said.headers.items(), ("Content-Length", str(len(said.body)))]
+    return [*said.headers.items(), ("Content-Length", str(said.length))]
 
 
 def google(request: Any) -> tuple[bytes, int, dict[str, str]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -13,7 +14,7 @@ NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
 def chromium() -> str:
-    """Where it is: EXOLLAMA_CHROMIUM, else the first of NAMES on PATH. Raises RuntimeError, saying how to install it."""
+    """Where it is: EXOLLAMA_CHROMIUM, else the first of NAMES on PATH. Raises RuntimeError, saying what to do."""
     named = os.environ.get("EXOLLAMA_CHROMIUM")
     found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
@@ -35,3 +36,31 @@ def browser() -> Iterator[Browser]:
             yield one
         finally:
             one.close()
+
+
+class Sheet:
+    """A page of a browser's, with what it asked for and what it complained about."""
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        self._context = browser.new_context(**options)
+        self._context.set_default_timeout(10_000)
+        self.page = self._context.new_page()
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(f"{said.type}: {said.text}"))
+
+    def close(self) -> None:
+        """End it."""
+        self._context.close()
+
+
+@contextmanager
+def sheet(browser: Browser, **options: Any) -> Iterator[Sheet]:
+    """One with `options` as for Playwright's new_context, for as long as the block takes."""
+    one = Sheet(browser, **options)
+    try:
+        yield one
+    finally:
+        one.close()

@@ -1,0 +1,144 @@
+"""The status page in headless Chromium, from a forwarder and from a function: what it shows, live, and that it loads
+nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from tests.system.functioning import TOKEN, Function, functioning
+
+from tests.browser import browser, sheet
+from tests.simulator import Simulator
+from tests.system.serving import MODEL, serving, whole
+from tests.system.verbs import User, changes
+
+PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+LOGIN = {"username": "anybody", "password": TOKEN}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as one:
+        yield one
+
+
+def again(page: Page) -> None:
+    """Have it look now, as when its tab is shown again, rather than some seconds later."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def until(page: Page, words: str) -> None:
+    """Wait until it shows that."""
+    expect(page.locator("main")).to_contain_text(words)
+
+
+def test_a_forwarders_page_follows_a_machine_from_asleep_to_ready_without_being_loaded_again(
+    empty: Simulator, user: User, chromium: Browser
+) -> None:
+    empty.ollama(pull_hold_percent=40)
+    with serving(user) as served, sheet(chromium) as one, ThreadPoolExecutor(1) as programs:
+        page = one.page
+        page.goto(f"{served.url}/.exollama/")
+        until(page, "The first prompt wakes one; looking at this page does not.")
+        expect(page).to_have_title("asleep · exollama")
+        page.evaluate("window.stayed = true")
+        assert changes(empty) == []
+
+        answer = programs.submit(served.generate)
+        until(page, "Waking: model 40 %")  # by itself
+        expect(page).to_have_title("waking: model 40 % · exollama")
+        until(page, "1 request waits for it.")
+        names = page.locator(".steps b").all_inner_texts()
+        assert names[-1] == "model"
+        assert "now, 40 %" in page.locator(".steps li").last.inner_text()
+
+        empty.ollama(pull_hold_percent=None)
+        assert whole(answer.result())
+        again(page)
+        expect(page).to_have_title("ready · exollama")
+        assert page.locator(".steps b").all_inner_texts() == PHASES
+        [seen] = empty.instances()
+        for words in (seen.id, MODEL, "standard.large", "50 GiB", "ch-gva-2", "about 0.100 an hour", "2026-10"):
+            until(page, words)
+        left = page.locator("span[data-left]")
+        before = left.inner_text()
+        assert before.startswith(("29 min 5", "30 min"))
+        expect(left).not_to_have_text(before)  # it counts down
+        expect(page.locator("#news")).to_contain_text("exollama: ready")
+        assert page.evaluate("window.stayed") is True
+
+        used_at = served.status()["idle_s"]
+        again(page)
+        page.wait_for_timeout(50)
+        assert served.status()["idle_s"] >= used_at, "looking is no use"
+        assert {url.removeprefix(served.url) for url in one.asked} == {"/.exollama/"}
+        assert one.complaints == []
+        assert changes(empty).count("create-instance") == 1
+
+        assert served.end().code == 0
+        again(page)
+        expect(page.locator("#live")).to_contain_text("Not live: what stands here is of ")
+        expect(page).to_have_title("(not live) ready · exollama")
+        until(page, seen.id)
+
+
+def test_a_forwarders_page_tells_of_a_failed_boot_and_what_to_do(
+    empty: Simulator, user: User, chromium: Browser
+) -> None:
+    empty.boot(fail="docker")
+    with serving(user) as served, sheet(chromium) as one:
+        assert served.generate().status == 503
+        one.page.goto(f"{served.url}/.exollama/")
+        expect(one.page).to_have_title("failed · exollama")
+        for words in ("The boot failed in phase docker", "the next prompt tries again"):
+            until(one.page, words)
+
+
+@pytest.fixture
+def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
+    with functioning(user, monkeypatch) as one:
+        yield one
+
+
+def test_a_functions_page_asks_for_its_token_as_a_password_and_shows_every_instance(
+    empty: Simulator, user: User, function: Function, chromium: Browser
+) -> None:
+    with sheet(chromium) as one:
+        refused = one.page.goto(function.url)
+        assert refused
+        assert refused.status == 401
+        assert refused.header_value("www-authenticate") == 'Basic realm="exollama", charset="UTF-8"'
+
+    with sheet(chromium, http_credentials=LOGIN) as one:
+        page = one.page
+        page.goto(function.url)
+        until(page, "Nothing runs, nothing costs.")
+        user.run("provision").ended(0)
+        page.evaluate("window.stayed = true")
+        again(page)
+        expect(page).to_have_title("ready · exollama")
+        [seen] = empty.instances()
+        for words in (seen.id, seen.address, MODEL, "ch-gva-2", "warmup", "In flight"):
+            until(page, words)
+        assert page.evaluate("window.stayed") is True
+        assert {url.removeprefix(function.url) for url in one.asked} == {"/"}
+        assert one.complaints == []
+        assert changes(empty) == ["create-instance"] or "delete-instance" not in changes(empty)
+        for secret in (TOKEN, seen.key):
+            assert secret not in page.content()
+
+
+def test_without_javascript_all_of_it_is_there_and_how_to_bring_it_up_to_date(
+    empty: Simulator, user: User, function: Function, chromium: Browser
+) -> None:
+    user.run("provision").ended(0)
+    with sheet(chromium, http_credentials=LOGIN, java_script_enabled=False) as one:
+        one.page.goto(f"{function.url}/status")
+        for words in (empty.instances()[0].id, MODEL, "warmup", "Goes in"):
+            until(one.page, words)
+        expect(one.page.locator("noscript")).to_be_visible()
+        expect(one.page.locator("noscript")).to_contain_text("reload it")
+        assert one.asked == [f"{function.url}/status"]
