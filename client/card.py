@@ -72,7 +72,7 @@ def condition(one: Mapping[str, Any]) -> Condition:
         return Condition("booting", state)
     if number(said.get("in_flight")):
         return Condition("busy", "in use")
-    return Condition("ready", "ready" if phase else state or "not known")
+    return Condition("ready", "ready" if phase else state) if state else Condition("silent", "state not known")
 
 
 def card(one: Mapping[str, Any], how: Condition) -> Markup:
@@ -91,7 +91,7 @@ def card(one: Mapping[str, Any], how: Condition) -> Markup:
     if how.tone == "booting" and "id" not in one:  # it is waited for, and nothing is known but that
         tiles = tiles[:1]
     parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
-    return tag("section", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
+    return tag("article", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
 
 
 def badge(how: Condition) -> Markup:
@@ -136,7 +136,7 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
         return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
     ticking = tag("span", span(left_s) if left_s > 0 else "any moment", data_left=round(left_s))
     meter = join()
-    if timeout_s:
+    if timeout_s and how.tone == "ready":
         meter = tag(
             "meter",
             f"{span(left_s)} of {span(timeout_s)} left",
@@ -146,8 +146,9 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
             data_left=round(left_s),
             aria_label="what is left of the idle timeout",
         )
-    idle = f"if nobody uses it; idle for {span(idle_s)}" if idle_s is not None else "if nobody uses it"
-    return _tile("Goes in", ticking, meter, idle)
+    idle = f"; idle for {span(idle_s)}" if idle_s is not None else ""
+    unless = "with its disk, if nobody starts it" if how.tone == "stopped" else f"if nobody uses it{idle}"
+    return _tile("Goes in", ticking, meter, unless)
 
 
 def _cost(one: Mapping[str, Any]) -> Markup:
@@ -206,20 +207,17 @@ def _boot(one: Mapping[str, Any], how: Condition, log_id: str) -> list[Markup]:
     given = boot.get("log")
     lines = [words(line) for line in given[-_MAX_LINES:]] if isinstance(given, list) else []
     if lines:
-        text = tag("pre", "\n".join(lines), tabindex="0", aria_label="the end of the boot log", role="region")
+        text = tag("pre", "\n".join(lines), tabindex="0", aria_label="the end of the boot log", role="group")
         summary = tag("summary", "The end of the boot log", id=f"{log_id}-summary")
         parts.append(tag("details", summary, text, id=log_id, open=how.tone == "failed"))
     return parts
 
 
 def _step(index: int, step: Phase, percent: float | None) -> Markup:
-    said: list[str] = [tag("span", class_=f"swatch p{index % 6} {step.mark}".rstrip()), tag("b", step.name)]
-    seconds = span(step.seconds)
-    if step.mark == "now":
-        share = "" if percent is None else f", {percent:.0f} %"
-        seconds = f"now{share}, {seconds}"
-    said.append(tag("span", f"{seconds}, failed" if step.mark == "failed" else seconds))
-    return tag("li", *said)
+    swatch = tag("span", class_=f"swatch p{index % 6} {step.mark}".rstrip())
+    name = tag("b", f"{step.name}, {step.mark}" if step.mark else step.name)
+    share = f", {percent:.0f} %" if step.mark == "now" and percent is not None else ""
+    return tag("li", swatch, name, tag("span", f"{span(step.seconds)}{share}"))
 
 
 def _bar(steps: list[Phase]) -> Markup:

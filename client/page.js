@@ -70,11 +70,11 @@
       line.textContent = "";
       tick();
     } catch (trouble) {
-      const why = trouble instanceof TypeError ? "nobody answers" : trouble.message;
-      const words = `Not live: what stands here is of ${heard.toLocaleTimeString([], { hourCycle: "h23" })}. `;
+      const why = trouble instanceof TypeError ? "nobody answers" : trouble.message.replace(/\.$/, "");
+      const words = `Not live: this is of ${heard.toLocaleTimeString([], { hourCycle: "h23" })}. Asked since: ${why}.`;
       document.body.dataset.stale = "";
       document.title = `(not live) ${title}`;
-      if (!line.textContent.startsWith(words)) line.textContent = `${words}Asked again since, ${why}.`;
+      if (line.textContent !== words) line.textContent = words; // it is read out when it changes, and not each time
     } finally {
       asking = false;
       waiting = setTimeout(refresh, Number(main().dataset.every) * 1000);

@@ -204,8 +204,8 @@ def _foot(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None) -> Mar
     except ValueError:
         moment = datetime.now(UTC)
     parts = ["As of ", tag("time", f"{moment:%Y-%m-%d %H:%M:%S} UTC", datetime=moment.isoformat(timespec="seconds"))]
-    if prices := words(result.get("prices_as_of")):
-        parts += [f". Every cost is about: by the price list of {prices}, machine and disk, in {CURRENCIES}"]
+    if result.get("instances") and (prices := words(result.get("prices_as_of"))):
+        parts += [f". Costs are about: by the price list of {prices}, machine and disk, in {CURRENCIES}"]
     parts += ["."]
     if forwarder:
         status = "/.exollama/status"

@@ -4,7 +4,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.browser import browser
 from tests.simulator import Options, Simulator
 
 pytest.register_assert_rewrite(
@@ -20,6 +22,13 @@ from tests.system.verbs import Clerk, User  # noqa: E402
 def interruptible() -> None:
     """A run in the background of a shell ignores Ctrl-C, and would pass that on to every verb."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium; while it is there this thread runs no loop of its own."""
+    with browser() as one:
+        yield one
 
 
 @pytest.fixture

@@ -8,21 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from tests.system.functioning import TOKEN, Function, functioning
 
-from tests.browser import browser, sheet
+from tests.browser import sheet
 from tests.simulator import Simulator
+from tests.system.functioning import TOKEN, Function, functioning
 from tests.system.serving import MODEL, serving, whole
 from tests.system.verbs import User, changes
 
 PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
 LOGIN = {"username": "anybody", "password": TOKEN}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as one:
-        yield one
 
 
 def again(page: Page) -> None:
@@ -52,8 +46,8 @@ def test_a_forwarders_page_follows_a_machine_from_asleep_to_ready_without_being_
         expect(page).to_have_title("waking: model 40 % · exollama")
         until(page, "1 request waits for it.")
         names = page.locator(".steps b").all_inner_texts()
-        assert names[-1] == "model"
-        assert "now, 40 %" in page.locator(".steps li").last.inner_text()
+        assert names[-1] == "model, now"
+        assert "40 %" in page.locator(".steps li").last.inner_text()
 
         empty.ollama(pull_hold_percent=None)
         assert whole(answer.result())
@@ -80,7 +74,7 @@ def test_a_forwarders_page_follows_a_machine_from_asleep_to_ready_without_being_
 
         assert served.end().code == 0
         again(page)
-        expect(page.locator("#live")).to_contain_text("Not live: what stands here is of ")
+        expect(page.locator("#live")).to_contain_text("Asked since: nobody answers.")
         expect(page).to_have_title("(not live) ready · exollama")
         until(page, seen.id)
 
@@ -121,12 +115,12 @@ def test_a_functions_page_asks_for_its_token_as_a_password_and_shows_every_insta
         again(page)
         expect(page).to_have_title("ready · exollama")
         [seen] = empty.instances()
-        for words in (seen.id, seen.address, MODEL, "ch-gva-2", "warmup", "In flight"):
+        for words in (seen.id, MODEL, "ch-gva-2", "warmup", "In flight"):
             until(page, words)
         assert page.evaluate("window.stayed") is True
         assert {url.removeprefix(function.url) for url in one.asked} == {"/"}
         assert one.complaints == []
-        assert changes(empty) == ["create-instance"] or "delete-instance" not in changes(empty)
+        assert function.answers.count(401) == 1  # the browser learns to send it, and does from then on
         for secret in (TOKEN, seen.key):
             assert secret not in page.content()
 
@@ -139,6 +133,5 @@ def test_without_javascript_all_of_it_is_there_and_how_to_bring_it_up_to_date(
         one.page.goto(f"{function.url}/status")
         for words in (empty.instances()[0].id, MODEL, "warmup", "Goes in"):
             until(one.page, words)
-        expect(one.page.locator("noscript")).to_be_visible()
-        expect(one.page.locator("noscript")).to_contain_text("reload it")
+        assert "reload it" in one.page.locator("noscript p").inner_text()
         assert one.asked == [f"{function.url}/status"]
