@@ -7,7 +7,6 @@ may be of any type: the small readers here make text, numbers and mappings of it
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -75,9 +74,8 @@ def condition(one: Mapping[str, Any]) -> Condition:
     return Condition("ready", "ready" if phase else state) if state else Condition("silent", "state not known")
 
 
-def card(one: Mapping[str, Any], how: Condition) -> Markup:
-    """Everything of one instance."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", words(one.get("id")))[:64]
+def card(one: Mapping[str, Any], how: Condition, name: str) -> Markup:
+    """Everything of one instance; `name` is part of its elements' ids."""
     title = f"title-{name}"
     below = " · ".join(filter(None, (words(one.get("model")), words(one.get("zone")))))
     top = tag(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -49,12 +50,23 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
     parts += [_late(one) for one in shown if one.get("overdue")]
     if troubles:
         parts.append(_alert("Not everything could be looked at", *troubles))
-    parts += [card(one, how) for one, how in zip(shown, found, strict=True)]
+    parts += [card(one, how, name) for one, how, name in zip(shown, found, _names(shown), strict=True)]
     if forwarder:
         parts.append(_requests(forwarder))
     parts.append(_foot(result, forwarder))
     news = "; ".join(f"{instance_name(one)}: {how.words}" for one, how in zip(shown, found, strict=True))
     return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news or first.words)
+
+
+def _names(shown: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each that stays the same from page to page, and stands for no other."""
+    names: list[str] = []
+    for one in shown:
+        name = re.sub(r"[^A-Za-z0-9_-]", "-", words(one.get("id")))[:64]
+        while name in names:
+            name += "-"
+        names.append(name)
+    return names
 
 
 def failed(message: str) -> str:
