@@ -43,7 +43,8 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
         first = own if own.tone != "ready" or not found else min(found, key=lambda one: RANK.index(one.tone))
     else:
         own = None
-        first = min(found, key=lambda one: RANK.index(one.tone)) if found else Condition("asleep", "nothing runs")
+        nothing = Condition("asleep", "nothing runs") if not troubles else Condition("silent", "not known")
+        first = min(found, key=lambda one: RANK.index(one.tone)) if found else nothing
     parts = [_lead(result, shown, found, own)]
     if forwarder:
         parts.append(_state(forwarder))
@@ -137,6 +138,9 @@ def _lead(
         return heading(own, own.words.capitalize())
     if not shown:
         zones = ", ".join(words(zone) for zone in result.get("zones") or ())
+        if result.get("failed"):
+            title = f"Nothing runs in {zones}; elsewhere is not known" if zones else "What runs is not known"
+            return heading(Condition("silent", ""), title)
         where = tag("p", f"No instance of exollama's in {zones}." if zones else "No instance.", class_="where")
         return tag("div", heading(Condition("asleep", ""), _NOTHING), where, class_="empty")
     off = sum(how.tone == "stopped" for how in found)

@@ -115,9 +115,19 @@ def test_what_fails_is_told_beside_what_is_known(zones: Zones, ask: Any) -> None
     assert "Forbidden by role policy for &lt;compute&gt;" in text
 
 
-def test_a_status_that_cannot_be_had_is_a_page_that_says_so(zones: Zones, ask: Any) -> None:
+def test_where_no_zone_can_be_looked_at_nobody_is_told_that_nothing_runs(zones: Zones, ask: Any) -> None:
     zones.faults["GET /instance"] = refusal(403, "Forbidden by role policy for compute")
+    status, _, text = ask("GET", "/", LOGGED_IN)
+    assert (status, "What runs is not known" in text) == (500, True)
+    assert "Nothing runs" not in text
+
+
+def test_a_status_that_cannot_be_had_is_a_page_that_says_so(
+    zones: Zones, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EXOSCALE_API_KEY")
     status, head, text = ask("GET", "/", LOGGED_IN)
     assert (status, head["content-type"]) == (500, "text/html; charset=utf-8")
     assert "The status could not be read" in text
+    assert "EXOSCALE_API_KEY" in text
     assert "data-failed=" in text

@@ -91,6 +91,30 @@ def test_a_forwarders_page_tells_of_a_failed_boot_and_what_to_do(
             until(one.page, words)
 
 
+def test_a_forwarders_page_asks_for_its_token_as_a_password_and_another_sites_page_gets_none_of_it(
+    empty: Simulator, user: User, chromium: Browser
+) -> None:
+    with serving(user, EXOLLAMA_SERVE_TOKEN=TOKEN) as served:
+        with sheet(chromium) as one:
+            refused = one.page.goto(f"{served.url}/.exollama/")
+            assert refused
+            assert refused.status == 401
+        with sheet(chromium, http_credentials=LOGIN) as one:
+            one.page.goto(f"{served.url}/.exollama")
+            until(one.page, "The first prompt wakes one")
+            again(one.page)
+            expect(one.page.locator("#live")).to_be_empty()
+            one.page.route("http://evil.test/", lambda route: route.fulfill(content_type="text/html", body="hello"))
+            one.page.goto("http://evil.test/")
+            outcome = (
+                "(url) => fetch(url, {mode: 'no-cors', credentials: 'include'}).then(() => 'read', () => 'refused')"
+            )
+            one.page.evaluate(outcome, f"{served.url}/.exollama/")
+            counts = served.ask("GET", "/.exollama/status", Authorization=f"Bearer {TOKEN}").json["requests"]
+            assert counts["refused"] >= 2, "without the token, and from another site"
+            assert one.page.evaluate("document.body.innerText") == "hello"
+
+
 @pytest.fixture
 def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
     with functioning(user, monkeypatch) as one:
@@ -120,7 +144,7 @@ def test_a_functions_page_asks_for_its_token_as_a_password_and_shows_every_insta
         assert page.evaluate("window.stayed") is True
         assert {url.removeprefix(function.url) for url in one.asked} == {"/"}
         assert one.complaints == []
-        assert function.answers.count(401) == 1  # the browser learns to send it, and does from then on
+        assert function.answers.count(401) == 2, "once refused, once asked for the token, which it sends from then on"
         for secret in (TOKEN, seen.key):
             assert secret not in page.content()
 

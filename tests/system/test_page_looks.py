@@ -100,8 +100,9 @@ CONTRASTS = """() => {
 }"""
 
 
-# axe-core's rules, all of them; in the dark those of colours, as the rest is the same.
-RULES: dict[str, dict[str, Any]] = {"light": {}, "dark": {"runOnly": {"type": "tag", "values": ["cat.color"]}}}
+# axe-core's rules, all of them; in the dark, where only the colours differ, on a page of each kind.
+WHOLE = ("all", "none", "no status", "asleep", "waking", "failed", "served")
+CHECKED = {"light": WHOLE, "dark": ("waking", "failed", "served")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -109,14 +110,15 @@ def test_it_can_be_read_in_both_colour_schemes_and_breaks_no_rule_of_accessibili
     chromium: Browser, scheme: Any
 ) -> None:
     backgrounds = {"light": "rgb(243, 245, 248)", "dark": "rgb(13, 17, 23)"}
-    for name in ("all", "none", "no status", "asleep", "waking", "failed", "served"):
+    for name in WHOLE:
         with shown(chromium, PAGES[name], color_scheme=scheme, reduced_motion="reduce") as one:
             assert one.page.evaluate("getComputedStyle(document.body).backgroundColor") == backgrounds[scheme]
             found = one.page.evaluate(CONTRASTS)
             assert len(found) > 3
             assert [(name, ratio) for name, ratio in found if ratio < 4.5] == []
-            axe = Axe().run(one.page, options=RULES[scheme])
-            assert axe.violations_count == 0, axe.generate_report()
+            if name in CHECKED[scheme]:
+                axe = Axe().run(one.page)
+                assert axe.violations_count == 0, axe.generate_report()
             assert one.complaints == []
             assert one.asked == [ADDRESS]
 
@@ -225,7 +227,7 @@ def test_the_script_counts_down_in_the_words_that_the_page_was_written_in(chromi
         span = script.partition("const span = ")[2].partition("\n  };\n")[0] + "}"
         moments = [0, 10, 59, 60, 61, 119, 600, 3599, 3600, 3660, 7325, 86399, 86400, 90000, 700000]
         written = one.page.evaluate(f"(moments) => moments.map({span})", moments)
-        assert written == [page.span(moment) for moment in moments]
+        assert written == [in_words(moment) for moment in moments]
 
 
 def test_nothing_that_came_from_elsewhere_is_taken_for_html(chromium: Browser) -> None:

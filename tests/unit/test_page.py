@@ -253,7 +253,16 @@ def test_a_forwarder_that_is_ready_has_the_title_of_its_instance() -> None:
 
 
 def test_what_could_not_be_looked_at_is_told() -> None:
-    assert "at-vie-1 was not looked at" in read(failed=["at-vie-1 was not looked at"]).said
+    told = ["at-vie-1 was not looked at: refused."]
+    for shown, title, lead in (
+        (read(ready(), failed=told), "ready", "1 instance running, about 0.100 an hour"),
+        (read(failed=told), "not known", "Nothing runs in ch-gva-2, de-fra-1; elsewhere is not known"),
+        (read(failed=told, zones=[]), "not known", "What runs is not known"),
+    ):
+        assert shown.texts["title"] == [f"{title} · exollama"]
+        assert lead in shown.said
+        assert told[0] in shown.said
+        assert "nothing costs" not in shown.said
 
 
 def test_the_policy_names_the_two_blocks_that_are_in_the_page_and_lets_nothing_else_in() -> None:
