@@ -2,11 +2,10 @@
 
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser
 
-from tests.browser import browser
 from tests.simulator import Options, Simulator
 
 pytest.register_assert_rewrite(
@@ -17,6 +16,9 @@ pytest.register_assert_rewrite("tests.system.programs_ollama", "tests.system.pro
 from tests.system.instance import Instance, running  # noqa: E402 - after its asserts were registered
 from tests.system.verbs import Clerk, User  # noqa: E402
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
@@ -25,8 +27,10 @@ def interruptible() -> None:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator["Browser"]:
     """A headless Chromium; while it is there this thread runs no loop of its own."""
+    from tests.browser import browser
+
     with browser() as one:
         yield one
 

@@ -121,7 +121,7 @@ def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> I
         yield one
 
 
-def test_a_functions_page_asks_for_its_token_as_a_password_and_shows_every_instance(
+def test_a_functions_page_asks_for_its_token_as_a_password_shows_every_instance_and_does_without_javascript(
     empty: Simulator, user: User, function: Function, chromium: Browser
 ) -> None:
     with sheet(chromium) as one:
@@ -147,15 +147,9 @@ def test_a_functions_page_asks_for_its_token_as_a_password_and_shows_every_insta
         assert function.answers.count(401) == 2, "once refused, once asked for the token, which it sends from then on"
         for secret in (TOKEN, seen.key):
             assert secret not in page.content()
-
-
-def test_without_javascript_all_of_it_is_there_and_how_to_bring_it_up_to_date(
-    empty: Simulator, user: User, function: Function, chromium: Browser
-) -> None:
-    user.run("provision").ended(0)
     with sheet(chromium, http_credentials=LOGIN, java_script_enabled=False) as one:
         one.page.goto(f"{function.url}/status")
-        for words in (empty.instances()[0].id, MODEL, "warmup", "Goes in"):
+        for words in (seen.id, MODEL, "warmup", "Goes in"):
             until(one.page, words)
         assert "reload it" in one.page.locator("noscript p").inner_text()
         assert one.asked == [f"{function.url}/status"]

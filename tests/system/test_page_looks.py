@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from client import page
+from client.card import span as in_words
 from tests import screenshots
 from tests.browser import Sheet, sheet
 
