@@ -141,10 +141,15 @@ class Api:
         except ValueError as error:
             raise ApiError("GET", f"/instance/{instance_id}", 200, f"the answer cannot be used: {error}.") from error
 
-    def type_name(self, type_id: str | None) -> str | None:
-        """An instance type as `family.size`. Sent unsigned: the list is public, and IAM-checked only once signed."""
-        types = _items(self.call("GET", "/instance-type", signed=False).get("instance-types"))
-        return next((f"{one.get('family')}.{one.get('size')}" for one in types if one.get("id") == type_id), None)
+    def type_names(self) -> dict[str, str]:
+        """The names of all instance types (`family.size`) by their ids.
+
+        Sent unsigned: so the list has those, too, that this account may not use (any more), and needs no permission.
+        """
+        from client.model import type_name
+
+        types = self.call("GET", "/instance-type", signed=False).get("instance-types")
+        return {one["id"]: type_name(one) for one in _items(types) if isinstance(one.get("id"), str)}
 
     def put_labels(self, instance_id: str, labels: Mapping[str, str]) -> None:
         """Replace the whole label map and wait for it. Raises Conflict or OperationFailed where it is busy."""

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from client.markup import Markup, join, tag
 from client.model import printable
+from client.prices import shown
 
 RANK: Final = ("failed", "leaving", "booting", "silent", "busy", "ready", "stopped", "asleep")
 """Tones, the one first that a person has to know of."""
@@ -151,9 +152,9 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
 
 def _cost(one: Mapping[str, Any]) -> Markup:
     hourly, so_far = number(one.get("hourly_cost")), number(one.get("cost"))
-    rate = f"{money(hourly, 3)} an hour" if hourly is not None else ""
+    rate = f"{money(hourly)} an hour" if hourly is not None else ""
     if so_far is not None:
-        return _tile("Cost so far", money(so_far, 3 if 0 < so_far < 0.1 else 2), rate)
+        return _tile("Cost so far, at most" if one.get("state") == "stopped" else "Cost so far", money(so_far), rate)
     return _tile("Cost", rate or "not known", "" if rate else "its type or its price is not known here")
 
 
@@ -264,10 +265,9 @@ def _moment(value: object) -> str:
         return ""
 
 
-def money(value: float, digits: int) -> str:
+def money(value: float) -> str:
     """An amount with the word that belongs to it."""
-    least = 10.0**-digits
-    return f"about {value:.{digits}f}" if value == 0 or value >= least else f"less than about {least:.{digits}f}"
+    return f"about {shown(value)}"
 
 
 def span(seconds: float | None) -> str:

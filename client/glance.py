@@ -20,7 +20,7 @@ from client.endpoint import Endpoint
 from client.errors import ExollamaError
 from client.exchange import Reply
 from client.keeper import Keeper, in_thread
-from client.prices import listed
+from client.prices import cost_so_far, listed
 from client.source import Place
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ def _cost(facts: Mapping[str, Any]) -> dict[str, Any]:
     if not created:
         return {}
     age_s = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds())
-    return {"age_s": age_s, "cost": None if hourly is None else hourly * age_s / 3600}
+    return {"age_s": age_s, "cost": cost_so_far(hourly, age_s)}

@@ -63,6 +63,8 @@ class Instance:
     labels: Mapping[str, str] = field(default_factory=dict)
     managed: bool = False
     type_id: str | None = None
+    type: str | None = None
+    """`family.size`, where the API told that along with the id."""
     disk_gib: int | None = None
     user_data: Secret | None = None
 
@@ -74,7 +76,8 @@ class Instance:
         given = data.get("labels")
         user_data = data.get("user-data")
         address = data.get("public-ip")
-        instance_type = data.get("instance-type")
+        kind, disk_gib = data.get("instance-type"), data.get("disk-size")
+        kind = kind if isinstance(kind, dict) else {}
         return cls(
             id=data["id"],
             zone=zone,
@@ -84,8 +87,9 @@ class Instance:
             address=address if isinstance(address, str) and address else None,
             labels={str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {},
             managed=bool(data.get("manager")),
-            type_id=instance_type.get("id") if isinstance(instance_type, dict) else None,
-            disk_gib=data.get("disk-size"),
+            type_id=kind.get("id"),
+            type=type_name(kind) if kind.get("family") and kind.get("size") else None,
+            disk_gib=disk_gib if isinstance(disk_gib, int) else None,
             user_data=Secret(user_data) if isinstance(user_data, str) else None,
         )
 
@@ -168,6 +172,11 @@ def read_header(user_data: str) -> Header | None:
     if not (isinstance(key, str) and KEY_RE.fullmatch(key)):
         return None
     return Header(request=request, key=Secret(key))
+
+
+def type_name(instance_type: Mapping[str, Any]) -> str:
+    """`family.size`: an instance type has no name of its own."""
+    return printable(f"{instance_type.get('family')}.{instance_type.get('size')}")
 
 
 def printable(value: object) -> str:

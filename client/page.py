@@ -51,6 +51,7 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
     parts += [_late(one) for one in shown if one.get("overdue")]
     if troubles:
         parts.append(_alert("Not everything could be looked at", *troubles))
+    parts += [tag("p", words(note), class_="where") for note in result.get("notes") or ()]
     parts += [card(one, how, name) for one, how, name in zip(shown, found, _names(shown), strict=True)]
     if forwarder:
         parts.append(_requests(forwarder))
@@ -148,7 +149,7 @@ def _lead(
     counted = ((runs, "running"), (off, "stopped"))
     said = [f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count]
     known = [hourly for one in shown if (hourly := number(one.get("hourly_cost"))) is not None]
-    cost = f", {money(sum(known), 3)} an hour" if known else ""
+    cost = f", {money(sum(known))} an hour" if known else ""
     return tag("p", f"{' and '.join(said)}{cost}", class_="lead")
 
 

@@ -30,3 +30,16 @@ def hourly_cost(instance_type: str, disk_gib: int) -> float | None:
 def disk_hourly_cost(disk_gib: int) -> float:
     """About what an hour of a disk costs, of a stopped instance's, too."""
     return disk_gib * float(listed()["volume_gib_hour"])
+
+
+def cost_so_far(hourly: float | None, age_s: float | None) -> float | None:
+    """About what something has cost that was made that long ago, in seconds, and cost so much per hour ever since.
+
+    For an instance that was stopped meanwhile that is the most it can be, since then only its disk cost.
+    """
+    return None if hourly is None or age_s is None else hourly * age_s / 3600
+
+
+def shown(amount: float) -> str:
+    """An amount as people are shown it, after the word "about": with two digits behind the point, small ones three."""
+    return f"{amount:.2f}" if amount >= 0.1 else f"{amount:.3f}"

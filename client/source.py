@@ -145,9 +145,10 @@ class ByCredentials:
         except ExollamaError as trouble:
             log.info("nothing more is known of the instance: %s", trouble)
             return {}
-        kind = None
-        with contextlib.suppress(ExollamaError):
-            kind = self.session.api.type_name(seen.type_id)
+        kind = seen.type
+        if kind is None:
+            with contextlib.suppress(ExollamaError):
+                kind = self.session.api.type_names().get(seen.type_id or "")
         return {
             "name": seen.owned_name,
             "model": seen.model,

@@ -59,8 +59,8 @@ class Call(NamedTuple):
     with_token: bool
 
 
-def form_of(request: Request) -> str:
-    """In what form an answer is wanted: `html` by somebody who looks with a browser, `json` by everybody else."""
+def format_of(request: Request) -> str:
+    """In what format an answer is wanted: `html` by somebody who looks with a browser, `json` by everybody else."""
     accepts = (value for name, value in request.headers.items() if name.lower() == "accept")
     looks = request.method in _LOOKING and any("text/html" in one.lower() for one in accepts)
     return "html" if looks else "json"
@@ -104,7 +104,7 @@ def from_request(request: Request, env: Mapping[str, str]) -> Call:
     given = [ALIASES.get(one, one) if isinstance(one, str) else one for one in named if one is not None]
     if any(one != given[0] for one in given):
         raise BadCall(400, f"Two different actions are given: {' and '.join(_shown(one) for one in given[:2])}.")
-    in_browser = form_of(request) == "html"
+    in_browser = format_of(request) == "html"
     action, params = checked(given[0] if given else ("status" if in_browser else None), params)
     allowed = (*_LOOKING, "POST") if action in _LOOKS else ("POST",)
     if request.method not in allowed:
@@ -249,7 +249,10 @@ def _admit(env: Mapping[str, str], given: list[str]) -> None:
     if not (own.isascii() and own.isprintable() and " " not in own):
         raise BadCall(403, f"{TOKEN} has letters, where this function runs, that no header carries. {_MAKE}")
     if not given:
-        raise BadCall(401, f"Send the function's token: Authorization: Bearer and the value of {TOKEN}.")
+        raise BadCall(
+            401,
+            f"Send the function's token, the value of {TOKEN}: as Authorization: Bearer, in a browser as the password.",
+        )
     same = [
         hmac.compare_digest(one.encode(errors="surrogatepass"), own.encode(errors="surrogatepass")) for one in given
     ]

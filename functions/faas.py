@@ -24,7 +24,7 @@ from functions.calls import (
     Call,
     Request,
     checked,
-    form_of,
+    format_of,
     from_event,
     from_request,
     is_http,
@@ -183,7 +183,7 @@ def answer(request: Callable[[], Request], remaining_s: float | None = None) -> 
     form, head = "json", False
     try:
         asked = request()
-        form, head = form_of(asked), asked.method == "HEAD"
+        form, head = format_of(asked), asked.method == "HEAD"
         return Answer(*_do(from_request(asked, os.environ), remaining_s, over_http=True), form=form, head=head)
     except BadCall as error:
         log.warning("refused with %d: %s", error.status, error)

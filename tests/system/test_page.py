@@ -55,7 +55,7 @@ def test_a_forwarders_page_follows_a_machine_from_asleep_to_ready_without_being_
         expect(page).to_have_title("ready · exollama")
         assert page.locator(".steps b").all_inner_texts() == PHASES
         [seen] = empty.instances()
-        for words in (seen.id, MODEL, "standard.large", "50 GiB", "ch-gva-2", "about 0.100 an hour", "2026-10"):
+        for words in (seen.id, MODEL, "standard.large", "50 GiB", "ch-gva-2", "about 0.10 an hour", "2026-10"):
             until(page, words)
         left = page.locator("span[data-left]")
         before = left.inner_text()
@@ -63,6 +63,7 @@ def test_a_forwarders_page_follows_a_machine_from_asleep_to_ready_without_being_
         expect(left).not_to_have_text(before)  # it counts down
         expect(page.locator("#news")).to_contain_text("exollama: ready")
         assert page.evaluate("window.stayed") is True
+        assert seen.key not in page.content()
 
         used_at = served.status()["idle_s"]
         again(page)

@@ -208,6 +208,8 @@ def test_a_status_that_cannot_be_had_any_more_is_told_and_what_was_known_stays(c
             one.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
             expect(line).to_contain_text(words)
             expect(one.page.locator("main")).to_contain_text("granite3.1-dense:8b")
+        axe = Axe().run(one.page)
+        assert axe.violations_count == 0, axe.generate_report()
         one.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         expect(line).to_have_text("")
         expect(one.page).to_have_title("ready · exollama")

@@ -93,7 +93,7 @@ def test_of_an_instance_that_is_there_the_page_has_what_it_and_the_api_say(machi
             "granite3.1-dense:8b",
             "standard.large",
             "about 0.20",
-            "about 0.100 an hour",
+            "about 0.10 an hour",
             "7 since it",
             "5 min",
         ):
@@ -129,7 +129,7 @@ def test_what_the_api_does_not_say_is_not_known_and_asked_for_again_after_a_minu
         kept.loop.ahead += 10
         assert "its type or its price is not known here" in await page()
         kept.loop.ahead += 60
-        assert "about 0.100 an hour" in await page()
+        assert "about 0.10 an hour" in await page()
 
     run(scene, source)
 
@@ -208,10 +208,10 @@ class Api:
             raise self.seen
         return self.seen
 
-    def type_name(self, _id: str) -> Any:
+    def type_names(self) -> dict[str, str]:
         if isinstance(self.kind, Exception):
             raise self.kind
-        return self.kind
+        return {"t": self.kind} if self.kind else {}
 
 
 def facts(api: Api) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_everything_about_an_instance_is_there() -> None:
         "12 min 30 s",
         "if nobody uses it; idle for 17 min 30 s",
         "about 0.32",
-        "about 0.100 an hour",
+        "about 0.10 an hour",
         "214 since it started",
         "2 min 52 s in all",
         "should be gone",
@@ -116,10 +116,10 @@ def test_a_bar_is_as_wide_as_its_phases_were_long_and_the_shortest_can_be_seen()
     ("instances", "words"),
     [
         ([], "Nothing runs, nothing costs."),
-        ([ready()], "1 instance running, about 0.100 an hour"),
-        ([ready(), booting()], "2 instances running, about 0.294 an hour"),
+        ([ready()], "1 instance running, about 0.10 an hour"),
+        ([ready(), booting()], "2 instances running, about 0.29 an hour"),
         ([{**ready(), "state": "stopped", "hourly_cost": 0.007}], "1 instance stopped, about 0.007 an hour"),
-        ([ready(), {"id": "x", "state": "stopped"}], "1 instance running and 1 instance stopped, about 0.100 an hour"),
+        ([ready(), {"id": "x", "state": "stopped"}], "1 instance running and 1 instance stopped, about 0.10 an hour"),
         ([{"id": "x", "state": "running"}], "1 instance running"),
     ],
     ids=["none", "one", "two", "stopped", "both", "a price that is not known"],
@@ -253,15 +253,17 @@ def test_a_forwarder_that_is_ready_has_the_title_of_its_instance() -> None:
 
 
 def test_what_could_not_be_looked_at_is_told() -> None:
+    assert "Types are not known" in read(ready(), notes=["Types are not known"]).said
     told = ["at-vie-1 was not looked at: refused."]
     for shown, title, lead in (
-        (read(ready(), failed=told), "ready", "1 instance running, about 0.100 an hour"),
+        (read(ready(), failed=told), "ready", "1 instance running, about 0.10 an hour"),
         (read(failed=told), "not known", "Nothing runs in ch-gva-2, de-fra-1; elsewhere is not known"),
         (read(failed=told, zones=[]), "not known", "What runs is not known"),
     ):
         assert shown.texts["title"] == [f"{title} · exollama"]
         assert lead in shown.said
         assert told[0] in shown.said
+        assert "Types are not known" not in shown.said
         assert "nothing costs" not in shown.said
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from functions.calls import BadCall, Call, Request, form_of, from_request
+from functions.calls import BadCall, Call, Request, format_of, from_request
 from tests.unit.test_guard import TOKEN, guard, head
 
 OTHER = "planted-function-token-0123456789-abcdefgh"
@@ -152,7 +152,7 @@ def test_a_page_is_for_who_looks_with_a_browser_and_json_for_everybody_else(
     method: str, accept: str | None, form: str
 ) -> None:
     headers = {} if accept is None else {"aCCept": accept}
-    assert form_of(Request(method=method, query={}, headers=headers)) == form
+    assert format_of(Request(method=method, query={}, headers=headers)) == form
 
 
 def test_what_a_browser_asks_for_in_its_address_counts_more_than_what_it_gets_by_itself() -> None:
