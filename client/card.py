@@ -89,6 +89,8 @@ def card(one: Mapping[str, Any], how: Condition, name: str) -> Markup:
     tiles = [_going(one, how), _cost(one), _use(one)]
     if how.tone == "booting" and "id" not in one:  # it is waited for, and nothing is known but that
         tiles = tiles[:1]
+    elif how.tone == "stopped":
+        tiles = tiles[:2]
     parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
     return tag("article", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
 
@@ -129,11 +131,11 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
         return _tile("Goes", "not while booting", f"then {policy}")
     if left_s is None and how.tone == "ready" and timeout_s and idle_s is not None:
         left_s = max(0.0, timeout_s - idle_s)
-    if left_s is None or how.tone in ("leaving", "failed"):
+    if not left_s or how.tone in ("leaving", "failed"):
         reap = mapping(one.get("reap"))
-        sure = how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
+        sure = left_s == 0 or how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
         return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
-    ticking = tag("span", span(left_s) if left_s > 0 else "any moment", data_left=round(left_s))
+    ticking = tag("span", span(left_s), data_left=round(left_s))
     meter = join()
     if timeout_s and how.tone == "ready":
         meter = tag(

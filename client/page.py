@@ -149,7 +149,7 @@ def _lead(
     counted = ((runs, "running"), (off, "stopped"))
     said = [f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count]
     known = [hourly for one in shown if (hourly := number(one.get("hourly_cost"))) is not None]
-    cost = f", {money(sum(known))} an hour" if known else ""
+    cost = f", {'' if len(known) == len(shown) else 'at least '}{money(sum(known))} an hour" if known else ""
     return tag("p", f"{' and '.join(said)}{cost}", class_="lead")
 
 

@@ -119,7 +119,10 @@ def test_a_bar_is_as_wide_as_its_phases_were_long_and_the_shortest_can_be_seen()
         ([ready()], "1 instance running, about 0.10 an hour"),
         ([ready(), booting()], "2 instances running, about 0.29 an hour"),
         ([{**ready(), "state": "stopped", "hourly_cost": 0.007}], "1 instance stopped, about 0.007 an hour"),
-        ([ready(), {"id": "x", "state": "stopped"}], "1 instance running and 1 instance stopped, about 0.10 an hour"),
+        (
+            [ready(), {"id": "x", "state": "stopped"}],
+            "1 instance running and 1 instance stopped, at least about 0.10 an hour",
+        ),
         ([{"id": "x", "state": "running"}], "1 instance running"),
     ],
     ids=["none", "one", "two", "stopped", "both", "a price that is not known"],
@@ -163,7 +166,7 @@ def test_a_state_is_a_tone_and_always_words(one: dict[str, Any], tone: str, word
 
 GOES: dict[str, tuple[dict[str, Any], str]] = {
     "by the result": ({}, "12 min 30 s"),
-    "over": ({"goes_in_s": 0}, "any moment"),
+    "over": ({"goes_in_s": 0}, "at the next reaping"),
     "from idle seconds and timeout": ({"goes_in_s": None, "idle_s": 1795}, "5.0 s"),
     "from the policy that it has itself": (
         {"goes_in_s": None, "idle_timeout_s": None, "said": {"boot": {"phase": "ready"}, "policy": {"idle_s": 2000}}},
