@@ -26,6 +26,8 @@ ALIASES: Final = {"start": "provision", "reap_idle": "reap"}
 _LOOKS: Final = frozenset({"status"})
 """Actions that change nothing, and so may be asked for with GET."""
 _LOOKING: Final = ("GET", "HEAD")
+FORMATS: Final = ("json", "html")
+"""In what an answer over HTTP may be wanted."""
 _HTTP_MARKS: Final = frozenset(
     {"httpMethod", "requestContext", "rawPath", "headers", "multiValueHeaders", "http", "body", "isBase64Encoded"}
 )
@@ -52,11 +54,15 @@ class Request(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One thing to do. `with_token`: whether it showed the function's token, and so may see the endpoint's key."""
+    """One thing to do. `with_token`: whether it showed the function's token, and so may see the endpoint's key.
+
+    `format`: one of FORMATS.
+    """
 
     action: str
     params: Mapping[str, bool]
     with_token: bool
+    format: str = "json"
 
 
 def format_of(request: Request) -> str:
@@ -104,14 +110,15 @@ def from_request(request: Request, env: Mapping[str, str]) -> Call:
     given = [ALIASES.get(one, one) if isinstance(one, str) else one for one in named if one is not None]
     if any(one != given[0] for one in given):
         raise BadCall(400, f"Two different actions are given: {' and '.join(_shown(one) for one in given[:2])}.")
-    in_browser = format_of(request) == "html"
-    action, params = checked(given[0] if given else ("status" if in_browser else None), params)
+    form = format_of(request)
+    asked_for = given[0] if given else ("status" if form == "html" else None)
+    action, params = checked(asked_for, params)
     allowed = (*_LOOKING, "POST") if action in _LOOKS else ("POST",)
     if request.method not in allowed:
         raise BadCall(405, f"{action} is asked for with {' or '.join(allowed)}.", ", ".join(allowed))
-    if in_browser:
+    if form == "html":
         params = {"probe": True, **params}
-    return Call(action=action, params=params, with_token=True)
+    return Call(action=action, params=params, with_token=True, format=form)
 
 
 def from_event(event: object, env: Mapping[str, str]) -> Call:

@@ -184,7 +184,8 @@ def answer(request: Callable[[], Request], remaining_s: float | None = None) -> 
     try:
         asked = request()
         form, head = format_of(asked), asked.method == "HEAD"
-        return Answer(*_do(from_request(asked, os.environ), remaining_s, over_http=True), form=form, head=head)
+        call = from_request(asked, os.environ)
+        return Answer(*_do(call, remaining_s, over_http=True), form=call.format, head=head)
     except BadCall as error:
         log.warning("refused with %d: %s", error.status, error)
         return Answer(error.status, {"error": str(error)}, form=form, allow=error.allow, head=head)

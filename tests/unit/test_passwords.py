@@ -107,7 +107,7 @@ def outcome(method: str, given: str, **more: Any) -> int | Call:
         return refused.status
 
 
-LOOK = Call(action="status", params={"probe": True}, with_token=True)
+LOOK = Call(action="status", params={"probe": True}, with_token=True, format="html")
 ASKED: dict[str, tuple[dict[str, Any], int | Call]] = {
     "a look": ({"method": "GET"}, LOOK),
     "without a body": ({"method": "HEAD", "path": "/status"}, LOOK),
