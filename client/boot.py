@@ -29,6 +29,7 @@ UNREACHABLE = "unreachable"
 
 REACH_S = 30.0
 """How long an instance past its boot timeout may be silent before that is an error."""
+_MAX_PHASES = 24
 MISTRUST_S = 5.0
 """How long a certificate may go unproved: one that is made again after a change of address needs nginx restarted."""
 UNSAID_S = 2.0
@@ -66,20 +67,26 @@ class Board:
     def __init__(self, progress: Progress = silent, over: Callable[[], object] = lambda: None) -> None:
         self.phase = ""
         self.percent: float | None = None
+        self.seconds: dict[str, float] = {}
+        """How long each phase took so far, in the order in which they came."""
+        self._at = 0.0
         self._progress = progress
         self._over = over
         self._tell: Callable[[bytes], None] | None = None
 
     def __call__(self, phase: str, percent: float | None, elapsed_s: float) -> None:
         """A Progress."""
-        self.phase, self.percent = phase, percent
+        now = time.monotonic()
+        if self.phase and (self.phase in self.seconds or len(self.seconds) < _MAX_PHASES):
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self._at
+        self.phase, self.percent, self._at = phase, percent, now
         self._progress(phase, percent, elapsed_s)
         if self._tell:
             self._tell(json.dumps([phase, percent, round(elapsed_s, 1)]).encode())
 
     def clear(self) -> None:
         """Nothing is under way, and nothing has been said yet of what begins next."""
-        self.phase, self.percent = "", None
+        self.phase, self.percent, self.seconds = "", None, {}
         self._over()
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Final
 from client import asleep, report
 from client.downstream import Downstream
 from client.exchange import Exchange, Refusal, Reply, error
+from client.glance import Glance
 from client.guard import Guard
 from client.keeper import Keeper
 from client.settings import Settings
@@ -64,6 +65,7 @@ class Forwarder:
         self.began = self.now()
         self._until = math.inf
         self._model = settings.model
+        self._glance = Glance(settings.name)
         version = re.search(r":v?([0-9][0-9A-Za-z.-]*)", settings.image)
         self._version = version[1] if version else "0.0.0"
         self._connections: set[Downstream] = set()
@@ -179,7 +181,10 @@ class Forwarder:
             self._answer(exchange, refusal, "refused")
             return
         if asleep.is_ours(head.path):
-            self._answer(exchange, report.answer(self, head), "local")
+            if head.path in report.PAGES and head.method in (b"GET", b"HEAD"):
+                exchange.task = self.loop.create_task(self._shown(exchange))
+            else:
+                self._answer(exchange, report.answer(self, head), "local")
             return
         exchange.wakes = asleep.is_use(head.method, head.path)
         if exchange.wakes:
@@ -225,6 +230,17 @@ class Forwarder:
             )
         finally:
             exchange.task = None
+
+    async def _shown(self, exchange: Exchange) -> None:
+        """Answer a person who looks, once the instance has been asked."""
+        try:
+            reply = await self._glance.page(self)
+        except Exception:
+            log.exception("the page failed")
+            reply = error(500, "the page failed; the forwarder's log says why")
+        finally:
+            exchange.task = None
+        self._answer(exchange, reply, "local")
 
     async def _unloaded(self, exchange: Exchange) -> Reply | None:
         """The answer to a request that wants nothing but a model unloaded, for which no instance is woken."""

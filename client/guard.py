@@ -5,6 +5,7 @@ pages (Origin, Sec-Fetch-Site) are looked at as Ollama looks at them, OLLAMA_ORI
 listens beyond loopback demands a token instead of a name. Neighbours: `client.forwarder`. Imports exchange and http1.
 """
 
+import base64
 import hmac
 import ipaddress
 import re
@@ -29,6 +30,9 @@ _ALLOWED_FIELDS: Final = (
     "x-stainless-runtime-version, x-stainless-timeout"
 )
 
+_LOOKS: Final = re.compile(rb"/\.exollama(?:/(?:status)?)?")
+"""What a person opens in a browser, which can send no token but as a password."""
+_IN_BROWSER: Final = re.compile(rb"(?i:accept):.*text/html")
 _ASKED: Final = re.compile(rb"(?i:access-control-request-headers):")
 
 
@@ -76,7 +80,11 @@ class Guard:
             return self._no(head, "another site's page asks (Sec-Fetch-Site: cross-site)"), b""
         if self._token is not None and not self._knows_token(head):
             message = "missing or wrong token: send it as Authorization: Bearer, or X-Ollama-Key"
-            return error(401, message, path=head.path, fields=b"WWW-Authenticate: Bearer\r\n"), extra
+            scheme = b"Bearer"
+            if _looks(head) and any(map(_IN_BROWSER.match, head.fields)):
+                message += "; in a browser as the password, with any name"
+                scheme = b'Basic realm="exollama", charset="UTF-8"'
+            return error(401, message, path=head.path, fields=b"WWW-Authenticate: " + scheme + b"\r\n"), extra
         return None, extra
 
     def _known(self, host: bytes) -> bool:
@@ -96,12 +104,27 @@ class Guard:
     def _knows_token(self, head: RequestHead) -> bool:
         assert self._token
         bearer = re.fullmatch(rb"(?i:Bearer) +(.+)", head.authorization or b"")
-        given = (head.key or b"", bearer[1] if bearer else b"")
+        # With a password a page that another site shows could have anything done, were it good for more than looking.
+        password = _password(head.authorization or b"") if _looks(head) else b""
+        given = (head.key or b"", bearer[1] if bearer else b"", password)
         return sum(hmac.compare_digest(one, self._token) for one in given) > 0
 
     @staticmethod
     def _no(head: RequestHead, message: str) -> Reply:
         return error(403, message, path=head.path)
+
+
+def _looks(head: RequestHead) -> bool:
+    return head.method in (b"GET", b"HEAD") and _LOOKS.fullmatch(head.path) is not None
+
+
+def _password(authorization: bytes) -> bytes:
+    """The password of HTTP Basic (RFC 7617); the name is anybody's."""
+    given = re.fullmatch(rb"(?i:Basic) +([A-Za-z0-9+/=]+)", authorization)
+    try:
+        return base64.b64decode(given[1], validate=True).partition(b":")[2] if given else b""
+    except ValueError:
+        return b""
 
 
 def _local_address(name: str) -> bool:

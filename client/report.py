@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from client.forwarder import Forwarder
 
 PATH: Final = b"/.exollama/status"
+PAGES: Final = (b"/.exollama/", b"/.exollama")
+"""Where `client.glance` answers a person."""
 _STATES: Final = ("asleep", "waking", "ready", "failed")
 OUTCOMES: Final = ("forwarded", "local", "repeated", "refused", "malformed", "broken", "left")
 
@@ -25,7 +27,12 @@ OUTCOMES: Final = ("forwarded", "local", "repeated", "refused", "malformed", "br
 def answer(forwarder: Forwarder, head: RequestHead) -> Reply:
     """The status for whoever asks: Prometheus by its Accept or `?format=prometheus`, JSON for everybody else."""
     if head.path != PATH:
-        return error(404, "of /.exollama only /.exollama/status is answered here; the rest is the instance's own")
+        if head.path not in PAGES:
+            message = (
+                "of /.exollama only /.exollama/ and /.exollama/status are answered here; the rest is the instance's"
+            )
+            return error(404, message)
+        return error(405, "GET is expected", fields=b"Allow: GET, HEAD\r\n")
     if head.method not in (b"GET", b"HEAD"):
         return error(405, "GET is expected", fields=b"Allow: GET, HEAD\r\n")
     said = status(forwarder)

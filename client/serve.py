@@ -159,7 +159,7 @@ async def _run(
     address = url(bound)
     print(json.dumps({"url": address, "status": f"{address}/.exollama/status"}) if args.json else address, flush=True)
     to = "what the provision function wakes" if options.provision_url else f"{settings.name} in {settings.zone}"
-    terminal.note(f"Forwarding {address} to {to}. Ctrl-C ends it.")
+    terminal.note(f"Forwarding {address} to {to}. Ctrl-C ends it. How it is, in a browser: {address}/.exollama/")
     if options.provision or options.provision_url:
         terminal.note(f"The first prompt wakes an instance where none runs; {settings.model} is its model.")
     await stop.wait()

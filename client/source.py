@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from client import activity
 from client.boot import Board, usable
@@ -21,6 +21,7 @@ from client.endpoint import Endpoint
 from client.errors import EndpointError, ExollamaError
 from client.function import Function
 from client.model import Instance
+from client.prices import hourly_cost
 from client.session import Session
 from client.settings import Secret
 from client.turn import Turn
@@ -70,6 +71,9 @@ class Source(Protocol):
 
     def tidy(self, spare: str) -> None:
         """Reap what is overdue, but not that one."""
+
+    def facts(self, place: Place) -> dict[str, Any]:
+        """What else is known of it: name, model, created, type, disk_gib, hourly_cost, or some of that, or nothing."""
 
 
 class ByCredentials:
@@ -134,6 +138,26 @@ class ByCredentials:
         if self._tidy:
             self._tidy(spare)
 
+    def facts(self, place: Place) -> dict[str, Any]:
+        """As in Source, as far as these credentials may see it; the types are shown to anybody."""
+        try:
+            seen = self.session.api.get_instance(place.id)
+        except ExollamaError as trouble:
+            log.info("nothing more is known of the instance: %s", trouble)
+            return {}
+        kind = seen.type
+        if kind is None:
+            with contextlib.suppress(ExollamaError):
+                kind = self.session.api.type_names().get(seen.type_id or "")
+        return {
+            "name": seen.owned_name,
+            "model": seen.model,
+            "created": seen.created and seen.created.isoformat(),
+            "type": kind,
+            "disk_gib": seen.disk_gib,
+            "hourly_cost": hourly_cost(kind, seen.disk_gib) if kind and seen.disk_gib else None,
+        }
+
     def _place(self, instance: Instance, endpoint: Endpoint) -> Place:
         assert endpoint.fingerprint
         return Place(
@@ -194,3 +218,7 @@ class ByUrl:
 
     def tidy(self, spare: str) -> None:
         """Nothing: that is for who has credentials."""
+
+    def facts(self, place: Place) -> dict[str, Any]:  # noqa: ARG002 - as the others
+        """Nothing: the API is asked with credentials, which the function has."""
+        return {}

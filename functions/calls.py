@@ -26,8 +26,9 @@ ACTIONS: Final[Mapping[str, frozenset[str]]] = {
 ALIASES: Final = {"start": "provision", "reap_idle": "reap"}
 _LOOKS: Final = ("status",)
 """Actions that change nothing, and so may be asked for with GET."""
-FORMATS: Final = ("json", "prometheus")
-"""What `format` may say over HTTP, of a look."""
+_LOOKING: Final = ("GET", "HEAD")
+FORMATS: Final = ("json", "prometheus", "html")
+"""In what an answer over HTTP may be wanted, of a look."""
 _HTTP_MARKS: Final = frozenset(
     {"httpMethod", "requestContext", "rawPath", "headers", "multiValueHeaders", "http", "body", "isBase64Encoded"}
 )
@@ -65,6 +66,14 @@ class Call(NamedTuple):
     format: str = "json"
 
 
+def format_of(request: Request) -> str:
+    """In what format an answer is wanted by its Accept: `html` by a browser, `prometheus` by that, else `json`."""
+    accept = ", ".join(value for name, value in request.headers.items() if name.lower() == "accept")
+    if request.method in _LOOKING and "text/html" in accept.lower():
+        return "html"
+    return "prometheus" if metrics.accepted(accept) else "json"
+
+
 def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, bool]]:
     """The action by its own name, and its parameters. Raises BadCall."""
     if action is None or action == "":
@@ -85,11 +94,15 @@ def checked(action: object, params: Mapping[str, Any]) -> tuple[str, dict[str, b
 def from_request(request: Request, env: Mapping[str, str]) -> Call:
     """What an HTTP request asks for, once it has shown the token. Raises BadCall, before anything else is looked at.
 
-    The action stands in the JSON body, the query or the path's last part. Only POST acts.
+    The action stands in the JSON body, the query or the path's last part. Only POST acts. A browser that names none
+    looks, and has every instance asked.
     """
     headers = {name.lower(): value for name, value in request.headers.items()}
     said, unread = _body(request.body)
-    _admit(env, _tokens(headers, said))
+    # A browser sends what was typed into its dialog with whatever another site makes it ask: that opens nothing but a
+    # look, which such a site cannot read.
+    passwords = [_password(headers)] if request.method in _LOOKING else []
+    _admit(env, [*_tokens(headers, said), *filter(None, passwords)])
     if unread:
         raise unread
     params = {name: value for name, value in said.items() if name not in ("action", "token")}
@@ -99,12 +112,15 @@ def from_request(request: Request, env: Mapping[str, str]) -> Call:
     given = [ALIASES.get(one, one) if isinstance(one, str) else one for one in named if one is not None]
     if any(one != given[0] for one in given):
         raise BadCall(400, f"Two different actions are given: {' and '.join(_shown(one) for one in given[:2])}.")
-    asked_for = given[0] if given else None
-    form = _format(params.pop("format", None), headers.get("accept", "")) if asked_for in _LOOKS else "json"
+    by_accept = format_of(request)
+    asked_for = given[0] if given else ("status" if by_accept == "html" else None)
+    form = _format(params.pop("format", by_accept)) if asked_for in _LOOKS else "json"
     action, params = checked(asked_for, params)
-    allowed = ("GET", "POST") if action in _LOOKS else ("POST",)
+    allowed = (*_LOOKING, "POST") if action in _LOOKS else ("POST",)
     if request.method not in allowed:
         raise BadCall(405, f"{action} is asked for with {' or '.join(allowed)}.", ", ".join(allowed))
+    if form == "html":
+        params = {"probe": True, **params}
     return Call(action=action, params=params, with_token=True, format=form)
 
 
@@ -161,10 +177,8 @@ def query_of(text: str) -> dict[str, str]:
 # -- inside
 
 
-def _format(given: object, accept: str) -> str:
-    """The format that a look is asked for in: by its name, else by the Accept header. Raises BadCall."""
-    if given is None:
-        return "prometheus" if metrics.accepted(accept) else "json"
+def _format(given: object) -> str:
+    """The name of the format that a look is asked for in. Raises BadCall."""
     if not isinstance(given, str) or given not in FORMATS:
         raise BadCall(400, f"format is {_shown(given)}: {' or '.join(FORMATS)} is expected.")
     return given
@@ -231,6 +245,17 @@ def _tokens(headers: Mapping[str, str], said: Mapping[str, Any]) -> list[str]:
     return [one.strip() for one in found if isinstance(one, str) and one.strip()]
 
 
+def _password(headers: Mapping[str, str]) -> str | None:
+    """The password of HTTP Basic (RFC 7617), which is all that a browser can be made to send; the name is anybody's."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return None
+
+
 def _admit(env: Mapping[str, str], given: list[str]) -> None:
     """Raise BadCall unless one of these is the function's token."""
     own = env.get(TOKEN, "").strip()
@@ -241,7 +266,10 @@ def _admit(env: Mapping[str, str], given: list[str]) -> None:
     if not (own.isascii() and own.isprintable() and " " not in own):
         raise BadCall(403, f"{TOKEN} has letters, where this function runs, that no header carries. {_MAKE}")
     if not given:
-        raise BadCall(401, f"Send the function's token: Authorization: Bearer and the value of {TOKEN}.")
+        raise BadCall(
+            401,
+            f"Send the function's token, the value of {TOKEN}: as Authorization: Bearer, in a browser as the password.",
+        )
     same = [
         hmac.compare_digest(one.encode(errors="surrogatepass"), own.encode(errors="surrogatepass")) for one in given
     ]

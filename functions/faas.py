@@ -3,11 +3,10 @@
 `invoke` is for AWS Lambda, Scaleway and what is shaped like them; `wsgi` and `asgi` for any container and Knative;
 `google` for functions-framework; `openfaas`; `azure` and `azure_timer` for Azure Functions. What comes over HTTP has
 to show EXOLLAMA_FUNCTION_TOKEN; schedules and plain events are let in by the platform itself. Neighbours:
-`functions.calls` reads what is asked, `functions.budget` keeps to the platform's time. No platform's own package is
-imported; deploy/faas/ has the few lines that some of them want beside this.
+`functions.calls` reads what is asked, `functions.answers` writes what goes back, `functions.budget` keeps to the
+platform's time. No platform's own package is imported; deploy/faas/ has the few lines that some want beside this.
 """
 
-import json
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from typing import Any, Final
 from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
 from client.settings import Reader, Settings, whole
 from client.transport import Send
+from functions.answers import Answer
 from functions.budget import Budget
 from functions.calls import (
     MAX_BODY,
@@ -24,6 +24,7 @@ from functions.calls import (
     Call,
     Request,
     checked,
+    format_of,
     from_event,
     from_request,
     is_http,
@@ -177,54 +178,27 @@ def _status(error: ExollamaError) -> int:
 # -- HTTP, in whatever shape
 
 
-class Answer:
-    """What goes back: an HTTP status, headers, and JSON as bytes, or `text` instead, whose content type is `kind`."""
-
-    def __init__(
-        self,
-        status: int,
-        said: Mapping[str, Any],
-        *,
-        allow: str | None = None,
-        text: str | None = None,
-        kind: str = "application/json",
-    ) -> None:
-        self.status = status
-        self.body = (json.dumps(said) if text is None else text).encode()
-        self.headers = {"Content-Type": kind, "Cache-Control": "no-store"}
-        if "retry_after_s" in said:
-            self.headers["Retry-After"] = str(said["retry_after_s"])
-        if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
-        if allow:
-            self.headers["Allow"] = allow
-
-
 def answer(request: Callable[[], Request], remaining_s: float | None = None) -> Answer:
     """Answer an HTTP request; `request` reads it. Raises nothing."""
+    form, head = "json", False  # of an error, which no metric tells
     try:
-        call = from_request(request(), os.environ)
-        if call.format == "prometheus":
-            return _metrics(call, remaining_s)
-        return Answer(*_do(call, remaining_s, over_http=True))
+        asked = request()
+        form, head = ("html" if format_of(asked) == "html" else "json"), asked.method == "HEAD"
+        call = from_request(asked, os.environ)
+        if call.format == "prometheus":  # it tells itself what is overdue, or not seen: that is no failed scrape
+            call = call._replace(params={**call.params, "check": True})
+        status, said = _do(call, remaining_s, over_http=True)
+        form = call.format
+        if form == "prometheus":
+            status, form = (200, form) if "instances" in said else (status, "json")
+        return Answer(status, said, form=form, head=head)
     except BadCall as error:
         log.warning("refused with %d: %s", error.status, error)
-        return Answer(error.status, {"error": str(error)}, allow=error.allow)
+        return Answer(error.status, {"error": str(error)}, form=form, allow=error.allow, head=head)
     except Exception:
         log.exception("unexpected")  # a traceback shows code, and no secret
-        return Answer(500, {"error": "Something unexpected happened; the function's log has more. Please report it."})
-
-
-def _metrics(call: Call, remaining_s: float | None) -> Answer:
-    """The same as metrics. They tell themselves what is overdue and which zone failed, so that is no failed scrape."""
-    from client import metrics
-    from functions import shown
-
-    call = call._replace(params={**call.params, "check": True})
-    status, said = _do(call, remaining_s, over_http=True)
-    if "instances" not in said:
-        return Answer(status, said)
-    return Answer(200, {}, text=shown.prometheus(said), kind=metrics.CONTENT_TYPE)
+        said = {"error": "Something unexpected happened; the function's log has more. Please report it."}
+        return Answer(500, said, form=form, head=head)
 
 
 def _do(call: Call, remaining_s: float | None, *, over_http: bool) -> tuple[int, dict[str, Any]]:
@@ -339,7 +313,7 @@ async def asgi(
 
 
 def _sized(said: Answer) -> Headers:
-    return [*said.headers.items(), ("Content-Length", str(len(said.body)))]
+    return [*said.headers.items(), ("Content-Length", str(said.length))]
 
 
 def google(request: Any) -> tuple[bytes, int, dict[str, str]]:

@@ -31,7 +31,7 @@ SHIMS: Final = (
     "pyproject.toml",
     "requirements.txt",
 )
-SUFFIXES: Final = (".py", ".json", ".conf", ".yaml", "py.typed")
+SUFFIXES: Final = (".py", ".json", ".css", ".js", ".conf", ".yaml", "py.typed")
 """How the names of the project's own files end. Whatever else lies in a folder, an .env perhaps, stays out."""
 _EARLIEST: Final = 315532800
 """1980-01-01 in Unix time: the format knows nothing before."""

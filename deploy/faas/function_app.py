@@ -14,7 +14,7 @@ app = func.FunctionApp()
 
 
 @app.function_name("exollama")
-@app.route(route="{action?}", methods=["GET", "POST"], auth_level=func.AuthLevel.ANONYMOUS)
+@app.route(route="{action?}", methods=["GET", "HEAD", "POST"], auth_level=func.AuthLevel.ANONYMOUS)
 def exollama(req: func.HttpRequest) -> func.HttpResponse:
     """Provision, status or reap over HTTP."""
     said = faas.azure(req)

@@ -15,6 +15,7 @@ from wsgiref.validate import validator
 import pytest
 
 from functions import faas
+from functions.answers import Answer
 from functions.calls import BadCall
 from tests.contract.test_faas import BOOTING, ENV, TOKEN
 from tests.fakes import API_SECRET, KEY, NOW, label_map
@@ -354,9 +355,9 @@ def test_asgi_does_nothing_for_who_left_before_the_end_of_the_question(monkeypat
 def test_asgi_answers_in_a_thread_so_that_one_call_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
-    def answer(_request: object) -> faas.Answer:
+    def answer(_request: object) -> Answer:
         threads.append(threading.current_thread())
-        return faas.Answer(200, {})
+        return Answer(200, {})
 
     monkeypatch.setattr(faas, "answer", answer)
     asgi({"type": "http.request", "body": b"{}"})

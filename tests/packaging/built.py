@@ -24,10 +24,11 @@ HOSTILE = "raise SystemExit('the client.py of the current directory was imported
 # Says what the rendered user-data is; the same bytes must come out however the project is installed.
 RENDER = """
 import hashlib, sys
-from client import prices
+from client import page, prices
 from functions import userdata
 from client.settings import Secret
 assert prices.hourly_cost("standard.medium", 50)  # reads client/prices.json
+assert page.html({}) and page.headers()  # reads client/page.css and client/page.js
 text = userdata.render(
     name="exollama", model="granite3.1-dense:8b", key=Secret("0123456789abcdef" * 4), request="ab" * 16,
     image="ollama/ollama:1.2.3", idle_s=1800, boot_s=1800, retention_s=86400, deadline=None, action="destroy",

@@ -24,7 +24,11 @@ def test_one_function_answers_over_http_and_one_reaps_on_schedule(azure: Runtime
     }
     trigger, answer = functions["exollama"]["bindings"]
     assert (trigger["type"], trigger["direction"], trigger["name"]) == ("httpTrigger", "IN", "req")
-    assert (trigger["route"], trigger["methods"], trigger["authLevel"]) == ("{action?}", ["GET", "POST"], "ANONYMOUS")
+    assert (trigger["route"], trigger["methods"], trigger["authLevel"]) == (
+        "{action?}",
+        ["GET", "HEAD", "POST"],
+        "ANONYMOUS",
+    )
     assert (answer["type"], answer["direction"]) == ("http", "OUT")
     [timer] = functions["reap"]["bindings"]
     assert (timer["type"], timer["name"], timer["schedule"]) == ("timerTrigger", "timer", "0 */10 * * * *")

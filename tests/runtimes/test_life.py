@@ -33,6 +33,17 @@ def test_the_code_that_runs_is_the_bundles(runtime: Runtime, cloud: Simulator) -
     assert all(origin.is_relative_to(runtime.bundle) for origin in runtime.origins.values())
 
 
+def test_a_browser_is_shown_a_page_and_its_head(runtime: Runtime, cloud: Simulator) -> None:
+    browser = {"Accept": "text/html,*/*;q=0.8", "Authorization": BEARER["Authorization"]}
+    shown = runtime.ask("GET", "/?action=status", headers=browser)
+    assert (shown.status, shown.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert shown.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert shown.body.startswith(b"<!doctype html>")
+    assert "Nothing runs, nothing costs." in shown.body.decode()
+    head = runtime.ask("HEAD", "/?action=status", headers=browser)
+    assert (head.status, head.headers["content-type"], head.body) == (200, "text/html; charset=utf-8", b"")
+
+
 def test_an_instance_is_provisioned_shown_used_and_reaped(runtime: Runtime, cloud: Simulator) -> None:
     cloud.options.start_s = 2.5
     *booting, ready = until_done(lambda: runtime.do("provision"))

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,11 +19,23 @@ pytest.register_assert_rewrite("tests.system.programs_ollama", "tests.system.pro
 from tests.system.instance import KEY, Instance, running  # noqa: E402 - after its asserts were registered
 from tests.system.verbs import Clerk, User  # noqa: E402
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A run in the background of a shell ignores Ctrl-C, and would pass that on to every verb."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """A headless Chromium; while it is there this thread runs no loop of its own."""
+    from tests.browser import browser
+
+    with browser() as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,75 +1,33 @@
 """`serve`, `generate` and `provision` without credentials: the functions' own WSGI application wakes the instance."""
 
-import io
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from socketserver import ThreadingMixIn
-from types import SimpleNamespace
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
 
 from functions import faas
 from tests.simulator import Simulator
+from tests.system.functioning import TOKEN, Function, functioning
 from tests.system.serving import refused, serving, whole
 from tests.system.verbs import User, changes
-
-TOKEN = "planted-function-token-0123456789-abcdefgh"
-
-
-class Function:
-    """The application, and what it was asked and answered."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.asked: list[tuple[str | None, bytes]] = []
-        self.answers: list[int] = []
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        self.asked.append((environ.get("HTTP_AUTHORIZATION"), body))
-
-        def started(status: str, headers: list[tuple[str, str]]) -> None:
-            self.answers.append(int(status.partition(" ")[0]))
-            start_response(status, headers)
-
-        return faas.wsgi({**environ, "wsgi.input": io.BytesIO(body)}, started)
-
-
-class Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-
-class Quiet(WSGIRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
 def function(empty: Simulator, user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
     """One that has the credentials and little time for each answer, in an environment that only it sees."""
-    own = {**user.env, "EXOLLAMA_FUNCTION_TOKEN": TOKEN}
-    monkeypatch.setattr(faas, "os", SimpleNamespace(environ=own))
     monkeypatch.setattr(faas, "PATIENCE_S", 0.3)
     impatient = {**(faas.handle.__kwdefaults__ or {}), "sleep": lambda seconds: time.sleep(0.03)}
     monkeypatch.setattr(faas.handle, "__kwdefaults__", impatient)
-    function = Function()
-    with make_server("127.0.0.1", 0, function, Server, Quiet) as server:
-        function.url = f"http://127.0.0.1:{server.server_port}/provision"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with functioning(user, monkeypatch) as function:
         yield function
-        server.shutdown()
-        thread.join(10)
 
 
 @pytest.fixture
 def stranger(cloud: Simulator, function: Function) -> User:
     """Somebody without credentials, who knows the function's URL and token."""
-    one = User(cloud, EXOLLAMA_PROVISION_URL=function.url, EXOLLAMA_FUNCTION_TOKEN=TOKEN)
+    one = User(cloud, EXOLLAMA_PROVISION_URL=f"{function.url}/provision", EXOLLAMA_FUNCTION_TOKEN=TOKEN)
     one.env = {name: value for name, value in one.env.items() if not name.startswith("EXOSCALE_")}
     return one
 

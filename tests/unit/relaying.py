@@ -196,6 +196,9 @@ class Places:
     def tidy(self, spare: str) -> None:
         """Nor at machines."""
 
+    def facts(self, place: Place) -> dict[str, Any]:
+        return {}
+
 
 class Complaints(logging.Handler):
     """What is logged as an error meanwhile, by whomever."""

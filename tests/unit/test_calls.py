@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "status by DELETE": (
         {"body": "", "method": "DELETE", "path": "/status"},
         405,
-        "status is asked for with GET or POST.",
+        "status is asked for with GET or HEAD or POST.",
     ),
 }
 

@@ -1,6 +1,7 @@
 """What passes by itself and no program is told of: an instance that vanished as it was made."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,9 @@ class Fickle:
 
     def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None: ...
     def tidy(self, spare: str) -> None: ...
+
+    def facts(self, place: Place) -> dict[str, Any]:
+        return {}
 
 
 def wake(source: Fickle, monkeypatch: pytest.MonkeyPatch) -> str | None:

@@ -7,6 +7,7 @@ with TLS where a certificate's fingerprint is given. Prints the port.
 import asyncio
 import json
 import sys
+from typing import Any
 
 from client.boot import Board
 from client.errors import NoInstance
@@ -36,6 +37,10 @@ class Nowhere:
 
     def tidy(self, spare: str) -> None:
         """Nothing."""
+
+    def facts(self, place: Place) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 async def serve(port: int, fingerprint: str | None) -> None:

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.http(parts.path, dict(parse_qsl(parts.query)))
 
-    do_POST = do_GET
+    do_HEAD = do_POST = do_GET
 
     def http(self, path: str, query: dict[str, str]) -> None:
         """`{action?}` below the prefix api: nothing, or one more part."""
