@@ -41,6 +41,8 @@ def reference() -> str:
     """Every public name with its signature and docstring, and the errors, as Markdown."""
     parts = []
     for heading, names in PUBLIC.items():
+        if not all((ROOT / path).exists() for path, *_ in names):
+            continue
         parts.append(f"### {heading}\n")
         parts += [_entry(*name) for name in names]
     return "\n".join([*parts, "### Errors\n", _errors()])
@@ -127,4 +129,16 @@ def _names(assignment: ast.Assign) -> list[str]:
 
 
 def _tree(path: str) -> ast.Module:
-    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    """A module whose constants stand as themselves where they are defaults."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    constants: dict[str, ast.expr | None] = {}
+    for node in tree.body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        if isinstance(value, ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[union-attr]
+            constants |= {ast.unparse(target): value for target in targets}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            node.kw_defaults = [one and constants.get(ast.unparse(one), one) for one in node.kw_defaults]
+            node.defaults = [constants.get(ast.unparse(one)) or one for one in node.defaults]
+    return tree
