@@ -50,8 +50,9 @@ def _block(prog: str, text: str) -> str:
 
 
 def settings() -> str:
-    """The most used rows of docs/settings.md's table."""
-    rows = re.findall(r"^\| .*$", SETTINGS.read_text(encoding="utf-8"), re.MULTILINE)
+    """The most used rows of docs/settings.md's table, their links as from the top."""
+    text = re.sub(r"\]\((?=[a-z-]+\.md)", "](docs/", SETTINGS.read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| .*$", text, re.MULTILINE)
     chosen = [next(row for row in rows if row.startswith(f"| `{name}`")) for name in MOST_USED]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *chosen]) + "\n"
 
