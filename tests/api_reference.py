@@ -64,7 +64,7 @@ def _entry(path: str, name: str, methods: tuple[str, ...] | None) -> str:
     ]
     title = f"#### `{shown}`\n\n"
     if start:
-        title += f"```python\n{_signature(name, start, method=True, returns=False)}\n```\n\n"
+        title += f"```py\n{_signature(name, start, method=True, returns=False)}\n```\n\n"
     body = [_function(node.name, node, level=5, method=True) for node in told]
     return "\n".join([f"{title}{ast.get_docstring(found) or ''}\n", *body])
 
@@ -72,7 +72,7 @@ def _entry(path: str, name: str, methods: tuple[str, ...] | None) -> str:
 def _function(shown: str, node: Function, *, level: int = 4, method: bool = False) -> str:
     words = ast.get_docstring(node) or ""
     signature = _signature(node.name, node, method=method)
-    return f"{'#' * level} `{shown}`\n\n```python\n{signature}\n```\n\n{words}\n"
+    return f"{'#' * level} `{shown}`\n\n```py\n{signature}\n```\n\n{words}\n"
 
 
 def _signature(name: str, node: Function, *, method: bool = False, returns: bool = True) -> str:
@@ -94,7 +94,9 @@ def _arguments(args: ast.arguments, *, bound: bool) -> Iterator[str]:
     plain = [*args.posonlyargs, *args.args]
     defaults: list[ast.expr | None] = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
     yield from (_argument(*one) for one in list(zip(plain, defaults, strict=True))[bound:])
-    keywords = [_argument(*one) for one in zip(args.kwonlyargs, args.kw_defaults, strict=True) if one[0].arg not in SEAMS]
+    keywords = [
+        _argument(*one) for one in zip(args.kwonlyargs, args.kw_defaults, strict=True) if one[0].arg not in SEAMS
+    ]
     if args.vararg:
         yield f"*{args.vararg.arg}"
     elif keywords:
@@ -131,14 +133,14 @@ def _names(assignment: ast.Assign) -> list[str]:
 def _tree(path: str) -> ast.Module:
     """A module whose constants stand as themselves where they are defaults."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    constants: dict[str, ast.expr | None] = {}
+    constants: dict[str, ast.expr] = {}
     for node in tree.body:
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        if isinstance(value, ast.Constant):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]  # type: ignore[union-attr]
-            constants |= {ast.unparse(target): value for target in targets}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arguments):
-            node.kw_defaults = [one and constants.get(ast.unparse(one), one) for one in node.kw_defaults]
-            node.defaults = [constants.get(ast.unparse(one)) or one for one in node.defaults]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            constants |= {name: node.value for name in _names(node)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
+            constants[ast.unparse(node.target)] = node.value
+    for part in ast.walk(tree):
+        if isinstance(part, ast.arguments):
+            part.kw_defaults = [one and constants.get(ast.unparse(one), one) for one in part.kw_defaults]
+            part.defaults = [constants.get(ast.unparse(one), one) for one in part.defaults]
     return tree

@@ -89,9 +89,9 @@ def drawn(lines: list[tuple[str, str]]) -> str:
     told = "\n".join(f"$ {text}" if kind == "typed" else text for kind, text in lines)
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            'role="img" aria-labelledby="title desc">',
-            "  <title id=\"title\">A machine's life at a terminal, on the simulated zone</title>",
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"',
+            f'  height="{height}" role="img" aria-labelledby="title desc">',
+            '  <title id="title">A machine\'s life at a terminal, on the simulated zone</title>',
             f'  <desc id="desc">{escape(told)}</desc>',
             f"  <style>{_STYLE}\n  </style>",
             f'  <rect x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="10"/>',

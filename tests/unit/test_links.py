@@ -23,7 +23,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|\b(?:src|srcset|href)=\"([^\"]+)\"")
 
 def prose(path: Path) -> str:
     """A page without its code, in which brackets mean something else."""
-    text = re.sub(r"^(```+).*?^\1", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^(```+).*?^\1", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
@@ -41,9 +41,9 @@ LINKS = links()
 @cache
 def anchors(path: Path) -> frozenset[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^(```+).*?^\1", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^(```+).*?^\1", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     found: list[str] = []
-    for heading in re.findall(r"^#{1,6} +(.*?) *$", text, re.M):
+    for heading in re.findall(r"^#{1,6} +(.*?) *$", text, re.MULTILINE):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
         again = sum(1 for one in found if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", one))

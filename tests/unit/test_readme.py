@@ -129,11 +129,14 @@ def test_readme_quotes_no_symptom_that_the_longer_page_lacks() -> None:
 
 def typed() -> set[tuple[str, str]]:
     """Every `exollama VERB …` in a page, with the page's name."""
-    pattern = r"(?:exollama|garuda-exoscale|python -m client) +((?:[a-z]+)(?: +(?:--[a-z-]+|-(?=\W)|\"[^\"]*\"|[a-z]+(?=[ `])))*)"
+    words = r"[a-z]+(?: +(?:--[a-z-]+|-(?=\W)|\"[^\"]*\"|[a-z]+(?=[ `])))*"
+    pattern = rf"(?:exollama|garuda-exoscale|python -m client) +({words})"
     found = set()
     for path in PAGES:
-        text = re.sub(r"<!-- (help|api): begin -->.*?<!-- \1: end -->", "", path.read_text(encoding="utf-8"), flags=re.S)
-        code = re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) + re.findall(r"`([^`\n]+)`", text)
+        text = re.sub(
+            r"<!-- (help|api): begin -->.*?<!-- \1: end -->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        code = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL) + re.findall(r"`([^`\n]+)`", text)
         found |= {(path.relative_to(ROOT).as_posix(), words) for one in code for words in re.findall(pattern, one)}
     return found
 
