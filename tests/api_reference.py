@@ -136,7 +136,7 @@ def _tree(path: str) -> ast.Module:
     constants: dict[str, ast.expr] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            constants |= {name: node.value for name in _names(node)}
+            constants |= dict.fromkeys(_names(node), node.value)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
             constants[ast.unparse(node.target)] = node.value
     for part in ast.walk(tree):
