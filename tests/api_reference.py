@@ -25,6 +25,7 @@ PUBLIC: Final[dict[str, tuple[tuple[str, str, tuple[str, ...] | None], ...]]] = 
         ("functions/reap_idle.py", "run", None),
         ("functions/stop.py", "run", None),
         ("functions/status.py", "run", None),
+        ("functions/doctor.py", "run", None),
     ),
     "Behind a FaaS": tuple(
         ("functions/faas.py", name, None)
@@ -41,10 +42,10 @@ def reference() -> str:
     """Every public name with its signature and docstring, and the errors, as Markdown."""
     parts = []
     for heading, names in PUBLIC.items():
-        if not all((ROOT / path).exists() for path, *_ in names):
-            continue
-        parts.append(f"### {heading}\n")
-        parts += [_entry(*name) for name in names]
+        there = [name for name in names if (ROOT / name[0]).exists()]
+        if there:
+            parts.append(f"### {heading}\n")
+        parts += [_entry(*name) for name in there]
     return "\n".join([*parts, "### Errors\n", _errors()])
 
 

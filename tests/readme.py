@@ -9,11 +9,14 @@ import importlib
 import importlib.util
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from client import prices
 from client.cli import VERBS, overview, parser
+from client.settings import Secret, Settings
 from tests.api_reference import reference
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -57,6 +60,22 @@ def settings() -> str:
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *chosen]) + "\n"
 
 
+def priced() -> str:
+    """About what the usual types cost."""
+    disk_gib = Settings("", Secret("")).disk_gib
+    fits = "standard.large"  # README's "what the default model takes"; tests/unit/test_plan.py holds that
+    costs_of = {name: prices.hourly_cost(name, disk_gib) for name in ("standard.medium", fits, "standard.extra-large")}
+    shown = [
+        f"{name} {cost:.3f}{' (what the default model takes)' * (name == fits)}" for name, cost in costs_of.items()
+    ]
+    disk = prices.disk_hourly_cost(disk_gib)
+    text = (
+        f"About, as of {prices.listed()['as_of']}, per hour, the same figure in {prices.CURRENCIES}, {disk_gib} GiB of "
+        f"disk ({disk:.3f}) included: {', '.join(shown)}."
+    )
+    return textwrap.fill(text, 150) + "\n"
+
+
 def costs() -> str | None:
     """What tests/costs.py works out from the prices; None leaves what stands there, where that module is missing."""
     if importlib.util.find_spec("tests.costs") is None:
@@ -67,6 +86,7 @@ def costs() -> str | None:
 
 PARTS: Final[dict[str, tuple[Path, Callable[[], str | None]]]] = {
     "settings": (README, settings),
+    "prices": (README, priced),
     "costs": (README, costs),
     "help": (ROOT / "docs/cli.md", helps),
     "api": (ROOT / "docs/api.md", reference),

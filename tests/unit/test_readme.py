@@ -160,6 +160,14 @@ def test_every_verb_is_shown_somewhere_beside_its_help() -> None:
     assert {words.split()[0] for _, words in TYPED} >= set(cli.VERBS)
 
 
+def test_every_metric_that_a_page_names_is_one_of_the_code() -> None:
+    named = {name for path in PAGES for name in re.findall(r"\bexollama(_[a-z_]+)\b", path.read_text(encoding="utf-8"))}
+    assert {"_state", "_instance_overdue"} <= named
+    whole = set(OURS.splitlines())
+    for name in named:  # either as it is, or put together of its family's beginning and what differs
+        assert {f"exollama{name}", name.removeprefix("_instance_"), name.removeprefix("_")} & whole, name
+
+
 def test_every_path_of_the_agent_stands_in_the_api_reference_and_no_other() -> None:
     tree = ast.parse((ROOT / "cloudinit/agent.py").read_text(encoding="utf-8"))
     [routes] = [
