@@ -132,16 +132,29 @@ def _names(assignment: ast.Assign) -> list[str]:
 
 
 def _tree(path: str) -> ast.Module:
-    """A module whose constants stand as themselves where they are defaults."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    constants: dict[str, ast.expr] = {}
+    """A module in which constants, its own and those it imports from this project, stand as themselves as defaults."""
+    tree = _parsed(path)
+    constants = _constants(tree)
     for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            constants |= dict.fromkeys(_names(node), node.value)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
-            constants[ast.unparse(node.target)] = node.value
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("client.", "functions.")):
+            theirs = _constants(_parsed(f"{str(node.module).replace('.', '/')}.py"))
+            constants |= {one.name: theirs[one.name] for one in node.names if one.name in theirs}
     for part in ast.walk(tree):
         if isinstance(part, ast.arguments):
             part.kw_defaults = [one and constants.get(ast.unparse(one), one) for one in part.kw_defaults]
             part.defaults = [constants.get(ast.unparse(one), one) for one in part.defaults]
     return tree
+
+
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    found: dict[str, ast.expr] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            found |= dict.fromkeys(_names(node), node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant):
+            found[ast.unparse(node.target)] = node.value
+    return found
+
+
+def _parsed(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
