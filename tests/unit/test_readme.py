@@ -63,10 +63,14 @@ def test_the_exit_codes_of_help_and_documentation_are_the_same(code: str) -> Non
 
 
 def messages(*folders: str) -> str:
-    """Every text in the sources, one a line, with … for what is filled in."""
+    """Every text in the sources but docstrings, one a line, with … for what is filled in."""
     found = []
     for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if id(node) in docstrings:
+                continue
             if isinstance(node, ast.JoinedStr):
                 parts = (str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values)
                 found.append("".join(parts))
