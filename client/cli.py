@@ -25,7 +25,7 @@ exit codes:
 
 _SETTINGS = """\
 Settings are environment variables: EXOSCALE_API_KEY and EXOSCALE_API_SECRET are required, the
-others have defaults (see README.md)."""
+others have defaults (see docs/settings.md)."""
 
 
 class Terminated(BaseException):

@@ -34,11 +34,17 @@ def test_a_workflow_runs_when_it_should_and_never_for_a_stranger(name: str) -> N
 
 
 def test_every_place_names_the_same_revision_of_this_repository() -> None:
-    places = [ROOT / "README.md", GITLAB, *GITHUB.glob("*.yml")]
+    places = [ROOT / "README.md", ROOT / "docs/production.md", GITLAB, *GITHUB.glob("*.yml")]
     pattern = r"(?:/deploy/github@|/exollama@|ref: )([\w.]+)"
     found = [(path.name, ref) for path in places for ref in re.findall(pattern, path.read_text())]
     assert {ref for _, ref in found} == {"main"}
-    assert {name for name, _ in found} == {"README.md", GITLAB.name, "example-workflow.yml", "reap.yml"}
+    assert {name for name, _ in found} == {
+        "README.md",
+        "production.md",
+        GITLAB.name,
+        "example-workflow.yml",
+        "reap.yml",
+    }
 
 
 def test_the_image_has_git_which_pip_needs_for_what_the_example_installs() -> None:

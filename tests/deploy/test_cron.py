@@ -90,14 +90,15 @@ def entries(text: str) -> list[tuple[str, str]]:
     return [(when, re.sub(r"\S+/bin/exollama\b\"?", "exollama", what)) for when, what in found]
 
 
-def test_the_crontab_and_the_readme_have_the_same_two_lines_and_mail_goes_to_root() -> None:
+def test_the_crontab_and_the_documentation_have_the_same_two_lines_and_mail_goes_to_root() -> None:
     text = (DEPLOY / "cron/crontab").read_text()
     source = 'set -a; . "$HOME/.exollama.env" &&'
     assert entries(text) == [
         ("*/10 * * * *", f"{source} exollama reap --quiet"),
         ("7 * * * *", f"{source} exollama status --check"),
     ]
-    assert entries((ROOT / "README.md").read_text()) == entries(text)
+    for page in ("README.md", "docs/production.md"):
+        assert entries((ROOT / page).read_text()) == entries(text)
     assert re.findall(r"^MAILTO=(.*)$", text, re.MULTILINE) == ["root"]
 
 

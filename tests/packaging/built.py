@@ -96,7 +96,7 @@ def test_the_wheel_holds_both_packages_and_the_templates_and_nothing_else(wheel:
 def test_the_sdist_holds_what_the_project_is_made_of(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("client", "functions", "cloudinit", "deploy", "tests"):
+    for folder in ("client", "functions", "cloudinit", "deploy", "docs", "tests"):
         assert set(in_checkout(folder)) <= names
     assert {
         "LICENSE",
