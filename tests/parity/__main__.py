@@ -1,4 +1,4 @@
-"""`python -m tests.parity` writes docs/parity.md; with `--document PATH` it compares the table with the original's text."""
+"""`python -m tests.parity` writes docs/parity.md; `--document PATH` compares the table with the original's text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ HEAD = """\
 
 <!-- Written by `python -m tests.parity` from tests/parity/rows; a test checks that it is current. -->
 
-exollama replaces Garuda Intel's Exoscale module. Each row is something that the module's documentation offers, in words of this project, with
-what there is here and the test that fails without it, or with the reason why there is none. {rows} rows, {tested} of them shown by a test,
-{reasons} with a reason.
+exollama replaces Garuda Intel's Exoscale module. Each row is something that the module's documentation says, in this
+project's words, beside what there is here and the tests that fail without it, or the reason why there is no such thing:
+{rows} rows, {tested} shown by tests, {reasons} with a reason. [moving.md](moving.md) tells what to do about what is
+different. `nox -s parity` takes features of these rows out, one at a time, and demands that a test beside them fails.
 """
 
 
