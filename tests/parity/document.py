@@ -51,13 +51,12 @@ def differences(text: str, rows: Iterable[Row]) -> list[str]:
     found = [f"line {place.number} is in no row: {place.text}" for place in there if place.digest not in claimed]
     known = {place.digest for place in there}
     for row in rows:
-        found += [
-            f"{row.id} claims {place}, which is no place of the document" for place in row.at if place not in known
-        ]
+        gone = [place for place in row.at if place not in known]
+        found += [f"{row.id} claims {place}, which is no place of the document" for place in gone]
     words = _words(text)
     runs = {tuple(words[i : i + COPIED_WORDS]) for i in range(len(words))}
     for row in rows:
-        own = _words(row.original)
+        own = _words(f"{row.original} {row.here} {row.reason}")
         copied = [own[i : i + COPIED_WORDS] for i in range(len(own)) if tuple(own[i : i + COPIED_WORDS]) in runs]
         found += [f"{row.id} has words of the document: {' '.join(run)}" for run in copied if len(run) == COPIED_WORDS]
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +115,11 @@ def test_no_option_of_the_command_takes_a_credential() -> None:
 
 
 @pytest.fixture(scope="module")
-def composed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """compose.yaml's services with an .env in which each variable of the original has a value of its own."""
     folder = tmp_path_factory.mktemp("composed")
     filled_in(folder / ".env", {variable: f"set-{variable}" for variable in COMPOSED})
-    yield resolved(PARSERS[0], folder)
+    return resolved(PARSERS[0], folder)
 
 
 COMPOSED = [*REQUIRED, "EXOSCALE_ZONE", "EXOSCALE_INSTANCE_TYPE", "EXOSCALE_IDLE_TIMEOUT"]

@@ -1,4 +1,4 @@
-"""The table of what the original had: every row is shown by tests that run, or has its reason, and the page is current."""
+"""The table of what the original had: each row is shown by tests that run, or has its reason; the page is current."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_document_is_compared_line_by_line() -> None:
     ]
     assert len({place.digest for place in there}) == 6, "the same line under another heading is another place"
     assert document.digest("# One", " run it ") == there[2].digest
-    row = Row(id="r", part="p", original="o", at=tuple(place.digest for place in there[:-1]) + ("00000000",))
+    row = Row(id="r", part="p", original="o", at=(*(place.digest for place in there[:-1]), "00000000"))
     assert document.differences(text, [row]) == [
         "line 9 is in no row: An offer.",
         "r claims 00000000, which is no place of the document",
@@ -82,9 +82,8 @@ def test_words_of_the_document_are_found_in_a_row() -> None:
     text = "It stops the instance once nobody has used it.\n"
     at = tuple(place.digest for place in document.places(text))
     copied = Row(id="r", part="p", original="Stops the instance once nobody has used anything.", at=at)
-    assert document.differences(text, [copied]) == [
-        "r has words of the document: stops the instance once nobody has used"
-    ]
+    [problem] = document.differences(text, [copied])
+    assert problem == "r has words of the document: stops the instance once nobody has used"
     own = Row(id="r", part="p", original="Ends what nobody uses any more.", at=at)
     assert document.differences(text, [own]) == []
 
