@@ -102,7 +102,7 @@ def main(chosen: Sequence[str]) -> int:
             failed = noticed(folder, mutation, rows[mutation.row])
             missed += failed is None
             took_s = time.monotonic() - started
-            print(f"{mutation.row:<18} {took_s:5.1f} s  {mutation.name}\n{'':28}{failed or 'NOT NOTICED'}", flush=True)
+            print(f"{mutation.row:<24} {took_s:5.1f} s  {mutation.name}\n{'':34}{failed or 'NOT NOTICED'}", flush=True)
     print(
         f"\n{len(mutations)} features of {len({mutation.row for mutation in mutations})} rows taken out, {missed} not "
         f"noticed, {time.monotonic() - began:.0f} s"
