@@ -96,7 +96,7 @@ def test_the_originals_command_is_installed_beside_ours(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("usage: garuda-exoscale VERB")
 
 
-@pytest.mark.parametrize("verb", ["status", "start", "stop"])
+@pytest.mark.parametrize("verb", ["status", "start", "stop", "logs"])
 def test_the_originals_command_has_its_verbs(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         cli.garuda([verb, "--help"])
