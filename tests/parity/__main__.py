@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from tests.parity import document, table
-from tests.parity.table import ROOT, Row, Table
+from tests.parity.table import ROOT, Row
 
 PAGE = ROOT / "docs/parity.md"
 HEAD = """\
@@ -23,13 +24,13 @@ different. `nox -s parity` takes features of these rows out, one at a time, and 
 """
 
 
-def page(whole: Table) -> str:
+def page(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
-    tested = sum(bool(row.tests) for row in whole.rows)
-    text = HEAD.format(rows=len(whole.rows), tested=tested, reasons=len(whole.rows) - tested)
-    for title, rows in whole.parts().items():
+    tested = sum(bool(row.tests) for row in rows)
+    text = HEAD.format(rows=len(rows), tested=tested, reasons=len(rows) - tested)
+    for title, part in groupby(rows, key=lambda row: row.part):
         text += f"\n## {title}\n\n| the original | here | shown by |\n|---|---|---|\n"
-        text += "".join(f"| {_cell(row.original)} | {_cell(_here(row))} | {_shown(row.tests)} |\n" for row in rows)
+        text += "".join(f"| {_cell(row.original)} | {_cell(_here(row))} | {_shown(row.tests)} |\n" for row in part)
     return text
 
 
@@ -54,19 +55,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__, allow_abbrev=False)
     parser.add_argument("--document", type=Path, metavar="PATH", help="the original's documentation")
     path = parser.parse_args().document
-    whole = table.load()
+    rows = table.load()
     if path is None:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(whole))
+        PAGE.write_text(page(rows))
         return 0
     there = list(document.places(path.read_text()))
-    found = document.differences(path.read_text(), whole.rows)
+    found = document.differences(path.read_text(), rows)
     for problem in found:
         print(problem)
-    tested = sum(bool(row.tests) for row in whole.rows)
+    tested = sum(bool(row.tests) for row in rows)
     print(
-        f"{len(there)} lines that say anything; {len(whole.rows)} rows, {tested} shown by tests and "
-        f"{len(whole.rows) - tested} with a reason; {len(found)} differences"
+        f"{len(there)} lines that say anything; {len(rows)} rows, {tested} shown by tests and "
+        f"{len(rows) - tested} with a reason; {len(found)} differences"
     )
     return 1 if found else 0
 

@@ -2,7 +2,7 @@
 
 rows/*.toml, a file per part of the document, in the order of their names. A row has `original`, what was offered; `at`,
 the digests of its places in the document; `here`, what there is instead; and `tests`, pytest's ids of what shows it, or
-`reason`, why there is no such thing. A test that is called `?name` is still awaited: awaited.toml says which it is.
+`reason`, why there is no such thing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PLACES = "3bfe3a25e0dd36a4"
+"""The fingerprint of all places that the rows claim together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,31 +32,15 @@ class Row:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """All rows, and the fingerprint of the places that they have to claim together."""
-
-    rows: tuple[Row, ...]
-    fingerprint: str
-
-    def parts(self) -> dict[str, list[Row]]:
-        """The rows by the title of their part."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(row.part, []).append(row)
-        return found
-
-
-def load() -> Table:
+def load() -> tuple[Row, ...]:
     """Read the table. Raises TypeError for a row with a key too few or too many."""
-    awaited = tomllib.loads((HERE / "awaited.toml").read_text())
     rows = []
     for file in sorted((HERE / "rows").glob("*.toml")):
         part = tomllib.loads(file.read_text())
         for row in part["row"]:
-            tests = tuple(str(awaited["tests"].get(test, test)) for test in row.pop("tests", ()))
-            rows.append(Row(part=part["title"], at=tuple(row.pop("at")), tests=tests, **row))
-    return Table(rows=tuple(rows), fingerprint=awaited["places"])
+            at, tests = tuple(row.pop("at")), tuple(row.pop("tests", ()))
+            rows.append(Row(part=part["title"], at=at, tests=tests, **row))
+    return tuple(rows)
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
