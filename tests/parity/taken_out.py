@@ -1,8 +1,8 @@
 """Takes features of the original out, one at a time, in a copy of this project: a test of their row has to fail.
 
-`python -m tests.parity.taken_out [ROW...]`, as `nox -s parity`. In mutations/ is what is taken out for which row: in `file`, `old`,
-which stands there once, becomes `new`. First the copy as it is has to pass; then a mutation that no test of its row
-notices, or that keeps the tests from being run, fails.
+`python -m tests.parity.taken_out [ROW...]`, as `nox -s parity`. In mutations/ is what is taken out, and for which row:
+in `file`, `old`, which stands there once, becomes `new`. First the copy as it is has to pass; then a mutation that no
+test of its row notices, or that keeps the tests from being run, fails.
 """
 
 from __future__ import annotations
