@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from client import cli, prices
+from client import cli, labels, prices
 from client.errors import SettingsError
 from client.settings import Settings
 from functions import userdata
+from functions.plan import owned_labels
 from tests.deploy.composed import PARSERS, resolved
 from tests.deploy.tools import filled_in
-from tests.fakes import API_KEY, API_SECRET, settings
+from tests.fakes import API_KEY, API_SECRET, NONCE, NOW, settings
 from tests.parity.table import ROOT
 from tests.unit.booting import MODEL, Machine
-from tests.unit.test_plan import Account
 
 REQUIRED = {"EXOSCALE_API_KEY": API_KEY, "EXOSCALE_API_SECRET": API_SECRET}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -53,8 +53,7 @@ def test_an_unset_setting_has_the_default_of_the_original(variable: str) -> None
 @pytest.mark.parametrize("seconds", [600, 3600, 86400])
 def test_an_idle_timeout_that_the_original_recommends_is_taken_and_travels_with_the_instance(seconds: int) -> None:
     read = Settings.from_env({**REQUIRED, "EXOSCALE_IDLE_TIMEOUT": str(seconds)})
-    assert read.idle_s == seconds
-    assert Account().draft(idle_s=read.idle_s).body["labels"]["exollama-idle"] == f"s{seconds}"
+    assert owned_labels(read, NONCE, NOW, None)[labels.IDLE] == f"s{seconds}"
 
 
 @pytest.mark.parametrize("zone", ["ch-gva-2", "de-fra-1", "at-vie-1", "de-muc-1", "bg-sof-1"])
