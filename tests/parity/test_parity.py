@@ -92,6 +92,7 @@ def test_words_of_the_document_are_found_in_a_row() -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_what_is_taken_out_is_there_once(mutation: Mutation) -> None:
+    assert mutation.row in ROWS
     assert ROWS[mutation.row].tests
     assert mutated(mutation, (ROOT / mutation.file).read_text()) != (ROOT / mutation.file).read_text()
 
