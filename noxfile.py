@@ -157,6 +157,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def parity(session: nox.Session) -> None:
+    """Take features of the original module out, one at a time: a test of its row has to fail; arguments name rows."""
+    install(session, "test")
+    session.run("python", "-m", "tests.parity.taken_out", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Compare what reads HTTP with h11 over 200,000 messages for some minutes; a number makes it so many."""
     install(session, "test")
