@@ -68,7 +68,7 @@ VERBS: Mapping[str, _Verb] = {
         },
     ),
     "logs": _Verb(
-        "show the instance in detail, its boot's phases and the end of its log; it is not used by that",
+        "show the instance in detail, with its boot's phases and log; looking never counts as use",
         "--follow",
         {"--follow": "go on with what is new until the boot is through or has failed"},
     ),

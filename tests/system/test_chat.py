@@ -100,3 +100,16 @@ def test_where_none_is_to_be_created_it_says_so_and_ends_with_3(records: Simulat
         keyboard.type("one", ENTER)
         assert keyboard.end() == 3
     assert changes(records) == []
+
+
+def test_ctrl_c_while_an_instance_boots_goes_back_to_the_prompt_and_says_that_it_goes_on(records: Simulator) -> None:
+    with typing(User(records), "chat") as keyboard:
+        keyboard.prompt()
+        keyboard.type("one", ENTER)
+        keyboard.until("exollama: starting, ")
+        keyboard.type(CTRL_C)
+        assert "An instance that is being started goes on, until nobody uses it." in keyboard.prompt()
+        keyboard.type(CTRL_C)
+        assert keyboard.end() == 0
+    assert changes(records).count("create-instance") == 1
+    assert len(records.instances()) == 1
