@@ -1,9 +1,11 @@
-"""A headless Chromium of this machine's, driven by Playwright, whose own download is not used."""
+"""A headless Chromium, driven by Playwright: this machine's, or where there is none one that Playwright downloads."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,19 +13,30 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
+DOWNLOAD = [sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"]
 
 
-def chromium() -> str:
-    """Where it is: EXOLLAMA_CHROMIUM, else the first of NAMES on PATH. Raises RuntimeError, saying what to do."""
+def chromium() -> str | None:
+    """Where it is: EXOLLAMA_CHROMIUM, else the first of NAMES on PATH; None for Playwright's own, downloaded once.
+
+    Raises RuntimeError, saying what to do.
+    """
     named = os.environ.get("EXOLLAMA_CHROMIUM")
     found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        what = f"EXOLLAMA_CHROMIUM is {named!r}, and no program" if named else f"none of {', '.join(NAMES)} is on PATH"
-        raise RuntimeError(
-            f"No Chromium to test the page in: {what}. On Debian: apt-get install chromium-headless-shell; elsewhere "
-            "set EXOLLAMA_CHROMIUM to the path of a Chromium or Chrome."
-        )
-    return found
+    if found:
+        return found
+    what = f"EXOLLAMA_CHROMIUM is {named!r}, and no program"
+    if not named:
+        download = subprocess.run(DOWNLOAD, capture_output=True, text=True, timeout=100, check=False)
+        if download.returncode == 0:
+            return None
+        said = (download.stderr or download.stdout).strip().splitlines() or ["it does not say why"]
+        why = next((line for line in said if "Error:" in line), said[-1]).strip()
+        what = f"none of {', '.join(NAMES)} is on PATH, and Playwright's own cannot be had ({why})"
+    raise RuntimeError(
+        f"No Chromium to test the page in: {what}. On Debian: apt-get install chromium-headless-shell; elsewhere set "
+        "EXOLLAMA_CHROMIUM to the path of a Chromium or Chrome."
+    )
 
 
 @contextmanager

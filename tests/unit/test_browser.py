@@ -1,9 +1,11 @@
 """The browser that the page is tested in: found, or told how to install it, and never done without."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import browser
 from tests.browser import NAMES, chromium
 
 
@@ -28,8 +30,21 @@ def test_where_there_is_none_it_is_told_how_to_install_it(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("EXOLLAMA_CHROMIUM", raising=False)
+    monkeypatch.setattr(browser, "DOWNLOAD", [sys.executable, "-c", "raise SystemExit('no way there')"])
     if named:
         monkeypatch.setenv("EXOLLAMA_CHROMIUM", named)
     with pytest.raises(RuntimeError, match="apt-get install chromium-headless-shell") as told:
         chromium()
-    assert (named or "none of chromium-headless-shell, chromium, google-chrome is on PATH") in str(told.value)
+    what = "none of chromium-headless-shell, chromium, google-chrome is on PATH, and Playwright's own cannot be had (no"
+    assert (named or what) in str(told.value)
+
+
+def test_where_this_machine_has_none_playwright_fetches_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("EXOLLAMA_CHROMIUM", raising=False)
+    fetched = tmp_path / "fetched"
+    monkeypatch.setattr(browser, "DOWNLOAD", [sys.executable, "-c", f"open({str(fetched)!r}, 'w').close()"])
+    assert chromium() is None
+    assert fetched.exists()
