@@ -22,6 +22,8 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+pytest.register_assert_rewrite("tests.unit.machine", "tests.unit.reference")  # whom other folders import, too
+
 GUARD = isolation.NetworkGuard()
 LEFT: list[str] = []
 HOME = pytest.StashKey[Path]()

@@ -307,6 +307,7 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
     "status --check, overdue": {
         "list-zones 1": read("1 open"),
         "list-instances 1": read("1 open"),
+        "list-instance-types 1": read(),
         "get-instance 1": read("1 open"),
         "agent-proof 1": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
         "agent-status 1": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
@@ -314,6 +315,7 @@ TABLE: Final[Mapping[str, Mapping[str, Row]]] = {
     "status --check, used by whoever writes no label": {
         "list-zones 1": read("1 open"),
         "list-instances 1": read("1 open"),
+        "list-instance-types 1": read(),
         "get-instance 1": read("1 open"),
         "agent-proof 1": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},
         "agent-status 1": {AS_EVER: "lost reset hang silent 500 503 html garbage shape", "1 open": "dark"},

@@ -51,11 +51,18 @@ class Keyboard:
         """Read until it is ready for the next prompt."""
         return self.until(lambda: self.screen.endswith(">>> "))
 
-    def end(self, timeout_s: float = 10) -> int:
-        """Read to its end, and return its exit code."""
-        deadline = time.monotonic() + timeout_s
+    def end(self, timeout_s: float = 10, *, insist: str = "") -> int:
+        """Read to its end, and return its exit code. `insist`: a key that is pressed again each two seconds.
+
+        Python's input() sleeps on where a signal comes between its prompt and its wait for a key.
+        """
+        began, pressed = time.monotonic(), 0
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"not ended after {timeout_s} s\n{self.raw!r}"
+            elapsed_s = time.monotonic() - began
+            assert elapsed_s < timeout_s, f"not ended after {timeout_s} s\n{self.raw!r}"
+            if insist and elapsed_s >= 2 * pressed:
+                pressed += 1
+                self.type(insist)
             self._read(0.02)
         self._read(0.0)
         return self.process.returncode
@@ -78,7 +85,7 @@ def typing(user: User, *arguments: str, **env: str | None) -> Iterator[Keyboard]
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCH, *user.command("client", *arguments)],
         cwd=ROOT,
-        env=user.environment(**{"TERM": "xterm", **env}),
+        env=user.environment(**{"TERM": "xterm", "NO_COLOR": None, **env}),
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -109,7 +109,6 @@ def test_ctrl_c_while_an_instance_boots_goes_back_to_the_prompt_and_says_that_it
         keyboard.until("exollama: starting, ")
         keyboard.type(CTRL_C)
         assert "An instance that is being started goes on, until nobody uses it." in keyboard.prompt()
-        keyboard.type(CTRL_C)
-        assert keyboard.end() == 0
+        assert keyboard.end(insist=CTRL_C) == 0
     assert changes(records).count("create-instance") == 1
     assert len(records.instances()) == 1

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.unit.machine", "tests.unit.reference")
-
-from tests.tally import TALLY  # noqa: E402
-from tests.unit.machine import Machine  # noqa: E402 - after its asserts were registered
+from tests.tally import TALLY
+from tests.unit.machine import Machine
 
 
 @pytest.fixture(scope="session")
