@@ -118,7 +118,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "a format that there is not": (
         {"body": "", "path": "/status", "query": {"format": "xml"}},
         400,
-        'format is "xml": json or prometheus is expected.',
+        'format is "xml": json or prometheus or html is expected.',
     ),
     "a format that is no word": ({"body": {"action": "status", "format": []}}, 400, "format is []: json or prometheus"),
     "a format of what acts": (
