@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from client import metrics, prices
+from client.card import mapping, phases
 from client.model import GONE, printable
 from functions.policy import RUNNING
 from functions.zones import nothing
@@ -149,7 +150,7 @@ def prometheus(result: Result) -> str:
         (labels, datetime.fromisoformat(one["deadline"]).timestamp()) for one, labels in items if one["deadline"]
     ]
     late = [(labels, int(bool(one["overdue"]))) for one, labels in items]
-    phases = [(labels | {"phase": name}, seconds) for one, labels in items for name, seconds in _phases(one).items()]
+    booted = [(labels | {"phase": name}, seconds) for one, labels in items for name, seconds in _phases(one).items()]
     up = [({"zone": name}, 1) for name in result["zones"]] + [({"zone": name}, 0) for name in result["unseen"]]
     return "".join(
         [
@@ -161,7 +162,7 @@ def prometheus(result: Result) -> str:
                 "exollama_instance_overdue", late, about="Whether a reaper should have removed it by now, and has not."
             ),
             metrics.family(
-                "exollama_instance_boot_phase_seconds", phases, about="How long each phase of its boot took, once over."
+                "exollama_instance_boot_phase_seconds", booted, about="How long each phase of its boot took, once over."
             ),
         ]
     )
@@ -169,10 +170,5 @@ def prometheus(result: Result) -> str:
 
 def _phases(one: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of each phase of the boot that is over, as far as its own word can be read."""
-    boot = (one["said"] or {}).get("boot") or {}
-    phases = boot.get("phases")
-    return {
-        str(phase.get("phase")): phase["seconds"]
-        for phase in (phases if isinstance(phases, list) else [])
-        if isinstance(phase, dict) and isinstance(phase.get("seconds"), int | float)
-    }
+    steps = phases(mapping(mapping(one["said"]).get("boot")))
+    return {step.name: step.seconds for step in steps if step.mark != "now"}

@@ -1,5 +1,6 @@
 """What people and Prometheus are shown of a result of status: tables, and metrics read by Prometheus' own client."""
 
+import math
 from typing import Any
 
 import pytest
@@ -163,7 +164,9 @@ def test_who_ends_within_a_day_is_named() -> None:
 
 # -- Prometheus
 
-BOOT = status() | {"boot": {"phase": "ready", "phases": [{"phase": "nginx", "seconds": 2.5}, {"phase": "odd"}, "odd"]}}
+ODD: list[Any] = [{"phase": "odd"}, "odd", *({"phase": "odd", "seconds": odd} for odd in (True, math.nan, "5", -1))]
+PHASES = [{"phase": "nginx", "seconds": 2.5}, {"phase": "a\ud800b", "seconds": 1}, *ODD]
+BOOT = status() | {"boot": {"phase": "ready", "phases": PHASES}}
 
 
 def read(given: dict[str, Any]) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -186,7 +189,9 @@ def test_prometheus_reads_every_number() -> None:
         "exollama_instance_hourly_cost_about": [(own, 0.10033)],
         "exollama_instance_deadline_timestamp_seconds": [(own, 1_796_040_000)],
         "exollama_instance_overdue": [(own, 1)],
-        "exollama_instance_boot_phase_seconds": [(own | {"phase": "nginx"}, 2.5)],
+        "exollama_instance_boot_phase_seconds": [
+            (own | {"phase": name}, took) for name, took in (("nginx", 2.5), ("a b", 1))
+        ],
     }
 
 
