@@ -132,7 +132,8 @@ def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -
     activity, deadline = instance.activity(now), instance.policy.deadline
     decision = policy.by_labels(instance, now)
     goes_at = policy.goes_at(instance, now, word.said, silent=word.silent if word.asked else None)
-    age_s = (now - instance.created).total_seconds() if instance.created else None
+    # The API's Date has whole seconds, so that what was just created would be younger than nothing.
+    age_s = max(0.0, (now - instance.created).total_seconds()) if instance.created else None
     idle_s = None if activity is None else max(0.0, (now - activity).total_seconds())
     if said and "idle_s" in said:
         idle_s = said["idle_s"]

@@ -86,6 +86,7 @@ def test_where_types_cannot_be_listed_costs_are_not_known_and_nothing_fails(zone
         ({"state": "stopped"}, True, (50, 0.007, 24 * 0.10033)),
         ({"state": "destroying"}, True, (50, None, 24 * 0.10033)),
         ({"created-at": None}, True, (50, 0.10033, None)),
+        ({"created-at": "2026-11-24T12:00:00.9Z"}, True, (50, 0.10033, 0)),
         ({"disk-size": "odd"}, True, (None, 0.09333, 24 * 0.09333)),
         ({"instance-type": None}, True, (50, None, None)),
     ],
