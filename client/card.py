@@ -131,7 +131,7 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
         return _tile("Goes", "not while booting", f"then {policy}")
     if left_s is None and how.tone == "ready" and timeout_s and idle_s is not None:
         left_s = max(0.0, timeout_s - idle_s)
-    if not left_s or how.tone in ("leaving", "failed"):
+    if not left_s or how.tone == "leaving":
         reap = mapping(one.get("reap"))
         sure = left_s == 0 or how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
         return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
@@ -148,7 +148,8 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
             aria_label="what is left of the idle timeout",
         )
     idle = f"; idle for {span(idle_s)}" if idle_s is not None else ""
-    unless = "with its disk, if nobody starts it" if how.tone == "stopped" else f"if nobody uses it{idle}"
+    others = {"stopped": "with its disk, if nobody starts it", "failed": "kept until then, to be looked at"}
+    unless = others.get(how.tone, f"if nobody uses it{idle}")
     return _tile("Goes in", ticking, meter, unless)
 
 

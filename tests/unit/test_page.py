@@ -175,7 +175,15 @@ GOES: dict[str, tuple[dict[str, Any], str]] = {
     "not known": ({"goes_in_s": None, "idle_s": None}, "after 30 min without use"),
     "in use": ({"said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
     "booting": ({"said": {"boot": {"phase": "docker"}}}, "not while booting"),
-    "failed": ({"said": {"boot": {"phase": "x", "error": {"phase": "x"}}}}, "at the next reaping"),
+    "failed": ({"goes_in_s": 0, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}}, "at the next reaping"),
+    "failed, and not known when": (
+        {"goes_in_s": None, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
+        "at the next reaping",
+    ),
+    "failed, and kept": (
+        {"goes_in_s": 68400, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
+        "kept until then, to be looked at",
+    ),
     "stopped, with a disk": ({"state": "stopped", "goes_in_s": 90000}, "1 d 1 h"),
     "stopped, and condemned": (
         {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "destroy"}},
