@@ -91,7 +91,7 @@ def card(one: Mapping[str, Any], how: Condition, name: str) -> Markup:
         tiles = tiles[:1]
     elif how.tone == "stopped":
         tiles = tiles[:2]
-    parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
+    parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}"), _facts(one)]
     return tag("article", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
 
 
@@ -210,8 +210,10 @@ def _boot(one: Mapping[str, Any], how: Condition, log_id: str) -> list[Markup]:
     lines = [words(line) for line in given[-_MAX_LINES:]] if isinstance(given, list) else []
     if lines:
         text = tag("pre", "\n".join(lines), tabindex="0", aria_label="the end of the boot log", role="group")
+        failed = how.tone == "failed"
+        log_id += "-failed" * failed  # another one, so that it opens; page.js leaves open and shut what is the same
         summary = tag("summary", "The end of the boot log", id=f"{log_id}-summary")
-        parts.append(tag("details", summary, text, id=log_id, open=how.tone == "failed"))
+        parts.append(tag("details", summary, text, id=log_id, open=failed))
     return parts
 
 

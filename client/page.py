@@ -57,7 +57,9 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
         parts.append(_requests(forwarder))
     parts.append(_foot(result, forwarder))
     news = "; ".join(f"{instance_name(one)}: {how.words}" for one, how in zip(shown, found, strict=True))
-    return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news or first.words)
+    # It is read out when it changes, and not for each percent.
+    news = re.sub(r" [0-9]+ %", "", news or first.words)
+    return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news)
 
 
 def _names(shown: Sequence[Mapping[str, Any]]) -> list[str]:

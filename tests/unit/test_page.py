@@ -214,6 +214,25 @@ def test_a_boot_that_failed_ends_its_timeline_and_shows_its_log() -> None:
     assert "open" in found.attributes["details"][0]
 
 
+def test_news_are_no_percentages() -> None:
+    for changes, phase in (({"percent": 42.0}, "model"), ({"percent": None}, "model"), ({"phase": "warmup"}, "warmup")):
+        boot = {**booting()["said"]["boot"], "percent": 99.6, **changes}
+        told = [read(booting() | {"said": {"boot": boot}}), read(forwarder=FORWARDER | {**WAKING, **boot})]
+        assert [one.attributes["main"][0]["data-news"] for one in told] == [
+            f"ci-8241: booting: {phase}",
+            f"waking: {phase}",
+        ]
+
+
+def test_an_open_log_stays_the_same_until_its_boot_fails() -> None:
+    def log(**said: Any) -> str | None:
+        return read(ready() | {"said": {**ready()["said"], **said}}).attributes["details"][0]["id"]
+
+    boot = ready()["said"]["boot"]
+    assert log() == log(in_flight=1) == log(boot={**boot, "phase": "model"}) == log(fence={"v": 1})
+    assert log() != log(boot={**boot, "error": {"phase": "model"}})
+
+
 def test_the_phase_under_way_gets_the_seconds_that_are_left() -> None:
     assert [(one.name, one.mark) for one in phases(booting()["said"]["boot"])][-1] == ("model", "now")
     assert phases(booting()["said"]["boot"])[-1].seconds == pytest.approx(120.4 - 88.6)
@@ -231,10 +250,11 @@ FORWARDER: dict[str, Any] = {
     "requests": {"forwarded": 5, "local": 4, "repeated": 3, "refused": 2, "malformed": 1, "broken": 1, "left": 6},
     "uptime_s": 61.0,
 }
+WAKING: dict[str, Any] = {"state": "waking", "phase": "model", "percent": 41.0, "waking_s": 75.0, "held": 1}
 STATES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "asleep": ({}, "asleep", ["Asleep", "The first prompt wakes one; looking at this page does not."]),
     "waking": (
-        {"state": "waking", "phase": "model", "percent": 41.0, "waking_s": 75.0, "held": 1},
+        WAKING,
         "waking: model 41 %",
         ["Waking: model 41 %", "A machine is being started, for 1 min 15 s so far. 1 request waits for it."],
     ),
