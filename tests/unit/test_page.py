@@ -173,8 +173,13 @@ GOES: dict[str, tuple[dict[str, Any], str]] = {
         "15 min 50 s",
     ),
     "not known": ({"goes_in_s": None, "idle_s": None}, "after 30 min without use"),
-    "in use": ({"said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
-    "booting": ({"said": {"boot": {"phase": "docker"}}}, "not while booting"),
+    "in use": ({"goes_in_s": None, "said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
+    "in use, its grace over": (
+        {"goes_in_s": 0, "said": {"boot": {"phase": "ready"}, "in_flight": 1}},
+        "at the next reaping",
+    ),
+    "booting": ({"goes_in_s": None, "said": {"boot": {"phase": "docker"}}}, "not while booting"),
+    "booting for too long": ({"goes_in_s": 0, "said": {"boot": {"phase": "docker"}}}, "at the next reaping"),
     "failed": ({"goes_in_s": 0, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}}, "at the next reaping"),
     "failed, and not known when": (
         {"goes_in_s": None, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
