@@ -121,7 +121,7 @@ def _tile(title: str, figure: str, *more: str) -> Markup:
 def _going(one: Mapping[str, Any], how: Condition) -> Markup:
     """When it goes if nobody uses it."""
     said = mapping(one.get("said"))
-    timeout_s = number(one.get("idle_timeout_s")) or number(mapping(said.get("policy")).get("idle_s"))
+    timeout_s = number(one.get("idle_timeout_s"))
     idle_s, left_s = number(one.get("idle_s")), number(one.get("goes_in_s"))
     policy = f"after {span(timeout_s)} without use" if timeout_s else "once idle"
     if how.tone == "busy" and left_s != 0:  # past deadline and grace it goes in spite of that
@@ -129,8 +129,6 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
         return _tile("Goes", "not while in use", f"{count:.0f} under way; goes {policy}")
     if how.tone == "booting" and left_s != 0:  # nor does a boot keep it that takes too long
         return _tile("Goes", "not while booting", f"then {policy}")
-    if left_s is None and how.tone == "ready" and timeout_s and idle_s is not None:
-        left_s = max(0.0, timeout_s - idle_s)
     if not left_s or how.tone == "leaving":
         reap = mapping(one.get("reap"))
         sure = left_s == 0 or how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")

@@ -74,6 +74,7 @@ class Glance:
             self._asking = asyncio.get_running_loop().create_task(self._ask(keeper, place))
         if self._asking:
             await asyncio.wait({self._asking}, timeout=_PATIENCE_S)
+        said = self._said or {}
         return {
             "id": place.id,
             "name": self._name,
@@ -81,7 +82,8 @@ class Glance:
             "state": "running",
             "address": place.address,
             "idle_timeout_s": place.idle_s,
-            "idle_s": (self._said or {}).get("idle_s"),
+            "idle_s": said.get("idle_s"),
+            "goes_in_s": _goes_in_s(place, said),
             "deadline": place.deadline and place.deadline.isoformat(),
             "said": self._said,
             **self._facts,
@@ -119,6 +121,16 @@ def _waking(board: Board, waking_s: float) -> dict[str, Any]:
     phase = board.phase if board.phase not in ("", "ready") else "starting"
     done = [{"phase": name, "seconds": seconds} for name, seconds in dict(board.seconds).items() if name != phase]
     return {"phase": phase, "percent": board.percent, "elapsed_s": waking_s, "phases": done}
+
+
+def _goes_in_s(place: Place, said: Mapping[str, Any]) -> float | None:
+    """Seconds until it has been idle for long enough, or its deadline comes; None while it is in use, or not known."""
+    if "idle_s" not in said or said["in_flight"]:
+        return None
+    left_s: float = place.idle_s - said["idle_s"]
+    if place.deadline:
+        left_s = min(left_s, (place.deadline - datetime.now(UTC)).total_seconds())
+    return max(0.0, left_s)
 
 
 def _cost(facts: Mapping[str, Any]) -> dict[str, Any]:

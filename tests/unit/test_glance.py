@@ -102,6 +102,28 @@ def test_of_an_instance_that_is_there_the_page_has_what_it_and_the_api_say(machi
     run(scene, source)
 
 
+@pytest.mark.parametrize(
+    ("left_s", "said", "words"),
+    [
+        (200, SAID, "Goes in 3 min 1"),
+        (-5, SAID, "Goes at the next reaping"),
+        (-5, SAID | {"in_flight": 1}, "Goes not while in use"),
+    ],
+    ids=["near", "over", "over, in use"],
+)
+def test_it_goes_at_its_deadline_where_that_comes_first(
+    machine: Machine, left_s: float, said: dict[str, Any], words: str
+) -> None:
+    machine.answer = said
+    ends = datetime.now(UTC) + timedelta(seconds=left_s)
+
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        assert words in await look(kept)()
+
+    run(scene, Known(FACTS, wake=[place(deadline=ends)]))
+
+
 def test_it_is_asked_seldom_however_many_look_and_the_api_once(machine: Machine) -> None:
     source = Known(FACTS)
 

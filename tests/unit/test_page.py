@@ -167,12 +167,7 @@ def test_a_state_is_a_tone_and_always_words(one: dict[str, Any], tone: str, word
 GOES: dict[str, tuple[dict[str, Any], str]] = {
     "by the result": ({}, "12 min 30 s"),
     "over": ({"goes_in_s": 0}, "at the next reaping"),
-    "from idle seconds and timeout": ({"goes_in_s": None, "idle_s": 1795}, "5.0 s"),
-    "from the policy that it has itself": (
-        {"goes_in_s": None, "idle_timeout_s": None, "said": {"boot": {"phase": "ready"}, "policy": {"idle_s": 2000}}},
-        "15 min 50 s",
-    ),
-    "not known": ({"goes_in_s": None, "idle_s": None}, "after 30 min without use"),
+    "not known": ({"goes_in_s": None}, "after 30 min without use"),
     "in use": ({"goes_in_s": None, "said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
     "in use, its grace over": (
         {"goes_in_s": 0, "said": {"boot": {"phase": "ready"}, "in_flight": 1}},
