@@ -144,6 +144,7 @@ def test_at_a_function_the_token_as_a_password_opens_the_status_to_read(
         ("GET", "TEXT/HTML", "html"),
         ("POST", HTML, "json"),
         ("GET", "application/json", "json"),
+        ("GET", "application/json, text/html;q=0.9, */*;q=0.8", "json"),
         ("GET", "*/*", "json"),
         ("GET", None, "json"),
     ],
