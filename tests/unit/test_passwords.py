@@ -94,6 +94,8 @@ def test_a_forwarders_page_opens_to_whoever_goes_there_and_to_no_other_sites_pag
     asked = head("Accept: text/html", *fields, *password, path="/.exollama/")
     refusal, _ = guard(token=token, loopback=not token).check(asked)
     assert (refusal.status if refusal else 0) == status
+    linked = fields == ["Sec-Fetch-Site: cross-site"]
+    assert (b"typing it" in (refusal.body if refusal else b"")) is linked, "and how to open it in spite of that"
 
 
 # -- a function
