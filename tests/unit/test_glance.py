@@ -182,6 +182,20 @@ def test_looking_finds_what_somebody_else_made_and_wakes_and_uses_nothing(machin
     run(scene, source)
 
 
+def test_where_nothing_could_be_seen_nobody_is_told_that_nothing_is_there(machine: Machine) -> None:
+    trouble = ApiError("GET", "/instance", 403, "Forbidden by role policy")
+
+    async def scene(kept: Kept) -> None:
+        page = look(kept)
+        text = await page()
+        for words in ("Not everything could be looked at", "Forbidden by role policy", "no machine that is ready"):
+            assert words in text, words
+        kept.loop.ahead += 120
+        assert "Not everything" not in await page()
+
+    run(scene, Known(FACTS, look=[trouble, None]))
+
+
 def test_while_one_is_woken_its_phases_are_shown_as_they_were_seen_from_here(machine: Machine) -> None:
     source = Known(FACTS)
     source.gate.clear()
