@@ -120,7 +120,11 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
         400,
         'format is "xml": json or prometheus or html is expected.',
     ),
-    "a format that is no word": ({"body": {"action": "status", "format": []}}, 400, "format is []: json or prometheus"),
+    "a format that is no word": (
+        {"body": {"action": "status", "format": []}},
+        400,
+        "format is []: json or prometheus or html",
+    ),
     "a format of what acts": (
         {"body": {"action": "reap", "format": "prometheus"}},
         400,
