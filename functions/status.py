@@ -57,8 +57,8 @@ def run(
     - `hourly_cost`: about what an hour costs now, of a stopped one's disk only; `cost`: about what it has cost so far,
       and at most, where it was stopped meanwhile. Without the disk where `disk_gib` is None: lists do not show it, but
       who is asked has it. Prices are `prices_as_of` (year and month).
-    - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`
-      why a reaper should have acted by now, else None.
+    - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`,
+      and of whatever answered, why a reaper should have acted by now, else None.
 
     `zones` were looked at, `unseen` could not be. `failed` holds sentences about these, and about instances that could
     not be asked for want of a permission or of time; `notes` about what else is not known, and fails nothing. Raises
@@ -79,7 +79,8 @@ def run(
             except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
                 word = _Word(trouble=str(error), silent=False)
                 unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
-        late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if check else None
+        judged = check or word.said  # by its own word, or by a silence that was made sure of
+        late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if judged else None
         kind = instance.type or names.get(instance.type_id or "")
         return _describe(cloud, instance, word, kind) | {"overdue": late}
 
