@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from client.card import RANK, Condition, card, condition, heading, instance_name, mapping, money, number, span, words
 from client.markup import Markup, join, tag
+from client.model import GONE
 from client.prices import CURRENCIES
 
 CONTENT_TYPE: Final = "text/html; charset=utf-8"
@@ -146,13 +147,13 @@ def _lead(
             return heading(Condition("silent", ""), title)
         where = tag("p", f"No instance of exollama's in {zones}." if zones else "No instance.", class_="where")
         return tag("div", heading(Condition("asleep", ""), _NOTHING), where, class_="empty")
+    here = [one for one in shown if words(one.get("state")) not in GONE]
     off = sum(how.tone == "stopped" for how in found)
-    runs = len(shown) - off
-    counted = ((runs, "running"), (off, "stopped"))
-    said = [f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count]
-    known = [hourly for one in shown if (hourly := number(one.get("hourly_cost"))) is not None]
-    cost = f", {'' if len(known) == len(shown) else 'at least '}{money(sum(known))} an hour" if known else ""
-    return tag("p", f"{' and '.join(said)}{cost}", class_="lead")
+    counted = ((len(here) - off, "running"), (off, "stopped"))
+    said = " and ".join(f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count)
+    known = [hourly for one in here if (hourly := number(one.get("hourly_cost"))) is not None]
+    cost = f", {'' if len(known) == len(here) else 'at least '}{money(sum(known))} an hour" if known else ""
+    return tag("p", f"{said or 'Nothing runs any more'}{cost}", class_="lead")
 
 
 def _own(forwarder: Mapping[str, Any]) -> Condition:

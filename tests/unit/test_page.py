@@ -124,8 +124,10 @@ def test_a_bar_is_as_wide_as_its_phases_were_long_and_the_shortest_can_be_seen()
             "1 instance running and 1 instance stopped, at least about 0.10 an hour",
         ),
         ([{"id": "x", "state": "running"}], "1 instance running"),
+        ([ready(), {"id": "x", "state": "destroying"}], "1 instance running, about 0.10 an hour"),
+        ([{"id": "x", "state": "destroying"}], "Nothing runs any more"),
     ],
-    ids=["none", "one", "two", "stopped", "both", "a price that is not known"],
+    ids=["none", "one", "two", "stopped", "both", "a price that is not known", "one going", "going"],
 )
 def test_the_first_sentence_says_what_runs_and_about_what_it_costs(instances: list[Any], words: str) -> None:
     assert words in read(*instances).said
