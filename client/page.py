@@ -171,7 +171,7 @@ def _state(forwarder: Mapping[str, Any]) -> Markup:
     held = number(forwarder.get("held")) or 0
     waits = f" {held:.0f} request{'s wait' if held != 1 else ' waits'} for it." if held else ""
     said = {
-        "asleep": "This forwarder knows of no machine that is ready. The first prompt wakes one; looking at this page does not.",
+        "asleep": "It knows of no machine that is ready. The first prompt wakes one; looking at this page does not.",
         "waking": f"A machine is being started, for {span(number(forwarder.get('waking_s')))} so far.{waits}",
         "ready": "",
         "stopping": "The forwarder finishes what is under way, and ends.",
