@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from client import page, report
 from client.boot import Board
 from client.endpoint import Endpoint
-from client.errors import ExollamaError
+from client.errors import ExollamaError, Unreachable
 from client.exchange import Reply
 from client.keeper import Keeper, in_thread
 from client.prices import cost_so_far, listed
@@ -94,7 +94,12 @@ class Glance:
     async def _ask(self, keeper: Keeper, place: Place) -> None:
         loop = asyncio.get_running_loop()
         try:
-            said = await in_thread(lambda: _status(place))
+            try:
+                said = await in_thread(lambda: _status(place))
+            except ExollamaError as error:
+                said = {"trouble": str(error)}
+                if type(error) is Unreachable and keeper.pool and keeper.place == place and not keeper.in_use:
+                    keeper.suspect(keeper.pool, str(error))  # it has been removed, perhaps: the API is asked next
             facts = self._facts
             if not facts and loop.time() >= self._facts_until:
                 facts = await in_thread(lambda: keeper.source.facts(place))
@@ -108,13 +113,10 @@ class Glance:
 
 
 def _status(place: Place) -> dict[str, Any]:
-    """What an instance says of itself, or why it says nothing."""
+    """What an instance says of itself. Raises ExollamaError."""
     with contextlib.closing(Endpoint(place.address, place.key, port=place.port)) as endpoint:
         endpoint.fingerprint = place.fingerprint
-        try:
-            return endpoint.status()
-        except ExollamaError as error:
-            return {"trouble": str(error)}
+        return endpoint.status()
 
 
 def _waking(board: Board, waking_s: float) -> dict[str, Any]:

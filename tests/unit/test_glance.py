@@ -14,7 +14,7 @@ import pytest
 from client import glance
 from client.boot import Board
 from client.endpoint import Endpoint
-from client.errors import ApiError, Denied, Unreachable
+from client.errors import AgentDown, ApiError, Denied, Unreachable
 from client.exchange import Reply
 from client.forwarder import Forwarder
 from client.source import ByCredentials, Place
@@ -164,6 +164,32 @@ def test_an_instance_that_gives_no_answer_is_shown_with_why(machine: Machine) ->
         text = await look(kept)()
         assert "gives no answer" in text
         assert "it cannot be reached: refused." in text
+
+    run(scene, Known(FACTS))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "used", "asleep"),
+    [
+        (Unreachable("refused."), 0, True),
+        (Unreachable("refused."), 1, False),
+        (AgentDown("nginx is up."), 0, False),
+    ],
+    ids=["silent", "silent, in use", "forwards, though its agent is down"],
+)
+def test_of_one_that_was_removed_it_is_not_told_for_ever_that_it_runs(
+    machine: Machine, trouble: Exception, used: int, asleep: bool
+) -> None:
+    machine.answer = trouble
+
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        kept.keeper.in_use = used
+        page = look(kept)
+        await page()
+        kept.loop.ahead += 10
+        text = await page()
+        assert ("The first prompt wakes one" in text, "1 instance running" in text) == (asleep, not asleep)
 
     run(scene, Known(FACTS))
 
