@@ -53,7 +53,7 @@ class Glance:
         shown = await self._instance(keeper)
         result = {
             "instances": [shown] if shown else [],
-            "failed": [keeper.unseen] if keeper.unseen and not shown else [],
+            "failed": [keeper.unseen] if keeper.unseen and keeper.state == "asleep" else [],
             "time": datetime.now(UTC).isoformat(),
             "prices_as_of": listed()["as_of"] if shown and shown.get("hourly_cost") else None,
         }
