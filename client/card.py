@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from client.markup import Markup, join, tag
-from client.model import printable
+from client.model import GONE, printable
 from client.prices import shown
 
 RANK: Final = ("failed", "leaving", "booting", "silent", "busy", "ready", "stopped", "asleep")
@@ -61,8 +61,10 @@ def condition(one: Mapping[str, Any]) -> Condition:
         return Condition("failed", "in error")
     if state in ("stopped", "stopping"):
         return Condition("stopped", state)
-    if state not in ("running", "starting", ""):
+    if state in GONE:
         return Condition("leaving", state)
+    if state not in ("running", "starting", ""):  # migrating: it comes back
+        return Condition("silent", state)
     if said.get("trouble"):
         return Condition("silent", "gives no answer")
     if phase and phase != "ready":

@@ -157,6 +157,7 @@ def test_no_amount_stands_without_about() -> None:
         ({"state": "stopped", "said": {"trouble": "refused"}}, "stopped", "stopped"),
         ({"state": "stopping"}, "stopped", "stopping"),
         ({"state": "destroying"}, "leaving", "destroying"),
+        ({"state": "migrating"}, "silent", "migrating"),
         ({"state": "error"}, "failed", "in error"),
         ({}, "silent", "state not known"),
     ],
@@ -186,6 +187,7 @@ GOES: dict[str, tuple[dict[str, Any], str]] = {
         {"goes_in_s": 68400, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
         "kept until then, to be looked at",
     ),
+    "migrating": ({"state": "migrating", "goes_in_s": None, "said": None}, "after 30 min without use"),
     "stopped, with a disk": ({"state": "stopped", "goes_in_s": 90000}, "1 d 1 h"),
     "stopped, and condemned": (
         {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "destroy"}},
