@@ -77,7 +77,7 @@ def run(
             try:
                 word = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
             except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
-                word = _Word(trouble=str(error), silent=False)
+                word = _Word(silent=False)
                 unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
         judged = check or word.said  # by its own word, or by a silence that was made sure of
         late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if judged else None
@@ -129,7 +129,7 @@ def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) ->
 
 def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -> dict[str, Any]:
     now = cloud.now()
-    said = word.said or ({"trouble": word.trouble} if word.trouble else None)
+    said = word.said or ({"trouble": word.trouble} if word.asked else None)
     activity, deadline = instance.activity(now), instance.policy.deadline
     decision = policy.by_labels(instance, now)
     goes_at = policy.goes_at(instance, now, word.said, silent=word.silent if word.asked else None)

@@ -120,6 +120,7 @@ def test_what_fails_is_told_beside_what_is_known(zones: Zones, ask: Any) -> None
     assert (status, head["content-type"]) == (500, "text/html; charset=utf-8")
     assert "granite3.1-dense:8b" in text
     assert f"{ID} was not asked" in text
+    assert "gives no answer" not in text, "which it was not asked for"
     assert "Forbidden by role policy for &lt;compute&gt;" in text
 
 
