@@ -57,7 +57,9 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
     if forwarder:
         parts.append(_requests(forwarder))
     parts.append(_foot(result, forwarder))
-    news = "; ".join(f"{instance_name(one)}: {how.words}" for one, how in zip(shown, found, strict=True))
+    late = [", overdue" if one.get("overdue") else "" for one in shown]
+    told = zip(shown, found, late, strict=True)
+    news = "; ".join(f"{instance_name(one)}: {how.words}{more}" for one, how, more in told)
     # It is read out when it changes, and not for each percent.
     news = re.sub(r" [0-9]+ %", "", news or first.words)
     return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news)

@@ -228,6 +228,11 @@ def test_news_are_no_percentages() -> None:
         ]
 
 
+def test_what_becomes_overdue_is_news() -> None:
+    [main] = read(ready() | {"overdue": "idle for 2 h"}).attributes["main"]
+    assert main["data-news"] == "exollama: ready, overdue"
+
+
 def test_an_open_log_stays_the_same_until_its_boot_fails() -> None:
     def log(**said: Any) -> str | None:
         return read(ready() | {"said": {**ready()["said"], **said}}).attributes["details"][0]["id"]
