@@ -134,7 +134,8 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
     if not left_s or how.tone == "leaving":
         reap = mapping(one.get("reap"))
         sure = left_s == 0 or how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
-        return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
+        when = "not known" if how.tone == "stopped" else policy
+        return _tile("Goes", "at the next reaping" if sure else when, words(reap.get("reason")))
     ticking = tag("span", span(left_s), data_left=round(left_s))
     meter = join()
     if timeout_s and how.tone == "ready":

@@ -189,6 +189,10 @@ GOES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "migrating": ({"state": "migrating", "goes_in_s": None, "said": None}, "after 30 min without use"),
     "stopped, with a disk": ({"state": "stopped", "goes_in_s": 90000}, "1 d 1 h"),
+    "stopped, and nobody can say": (
+        {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "keep", "reason": "why"}},
+        "not known why",
+    ),
     "stopped, and condemned": (
         {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "destroy"}},
         "at the next reaping",
