@@ -158,12 +158,12 @@ def _reap(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
 _MORE: Final = "If that goes on, raise the function's time limit (and EXOLLAMA_FUNCTION_TIMEOUT)."
 
 
-def _look(settings: Settings, *, check: bool = False, **how: Any) -> tuple[int, dict[str, Any]]:
+def _look(settings: Settings, **how: Any) -> tuple[int, dict[str, Any]]:
     from functions import status
     from functions.zones import failures
 
-    result = status.run(settings, check=check, **how)
-    failed = [*failures(result), *(status.overdue(result) if check else ())]
+    result = status.run(settings, **how)
+    failed = [*failures(result), *(status.overdue(result) if how.get("check") else ())]
     return (500, {**result, "error": " ".join(failed)}) if failed else (200, result)
 
 
