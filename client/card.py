@@ -158,7 +158,7 @@ def _cost(one: Mapping[str, Any]) -> Markup:
     hourly, so_far = number(one.get("hourly_cost")), number(one.get("cost"))
     rate = f"{money(hourly)} an hour" if hourly is not None else ""
     if so_far is not None:
-        return _tile("Cost so far, at most" if one.get("state") == "stopped" else "Cost so far", money(so_far), rate)
+        return _tile("Cost so far, at most" if one.get("stops") else "Cost so far", money(so_far), rate)
     return _tile("Cost", rate or "not known", "" if rate else "its type or its price is not known here")
 
 

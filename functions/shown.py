@@ -81,7 +81,7 @@ def _cells(one: Mapping[str, Any]) -> dict[str, str]:
         "age": "?" if one["age_s"] is None else _short(one["age_s"]),
         "idle": "?" if one["idle_s"] is None else _short(one["idle_s"]),
         "goes in": goes,
-        "cost, about": f"at most {cost}" if one["state"] == "stopped" and cost != "?" else cost,
+        "cost, about": f"at most {cost}" if one["stops"] and cost != "?" else cost,
     }
 
 
@@ -115,7 +115,8 @@ def _sum(result: Result) -> str:
         told.append(f"about {prices.shown(sum(known))} per hour")
     costs = [one["cost"] for one in here if one["cost"] is not None]
     if costs:
-        told.append(f"{'at most ' if stopped else ''}about {prices.shown(sum(costs))} so far")
+        most = "at most " if any(one["stops"] for one in here) else ""
+        told.append(f"{most}about {prices.shown(sum(costs))} so far")
     limits = [prices.CURRENCIES, f"prices of {result['prices_as_of']}"] if known or costs else []
     if here and len(known) < len(here):
         limits.append(f"the hourly price of {len(here) - len(known)} is not known")

@@ -49,14 +49,14 @@ def run(
     """Return `{"time", "prices_as_of", "zones", "unseen", "instances": […], "failed": […], "notes": […]}`.
 
     Each instance is `{id, name, zone, state, type, disk_gib, model, address, created, activity, deadline, deadline_s,
-    age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, reap, said, overdue}`; what is not known is None.
+    age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, stops, reap, said, overdue}`; None: not known.
 
     - Times are RFC 3339 UTC, `time` the API's own. `idle_s` is by its label or, with `probe`, by itself.
     - `goes_in_s`: after how long a reaper would end it if nobody used it again, 0 where it would now; None where
       nobody can say, as while it boots or is in use (see `functions.policy.goes_at`).
     - `hourly_cost`: about what an hour costs now, of a stopped one's disk only; `cost`: about what it has cost so far,
-      and at most, where it was stopped meanwhile. Without the disk where `disk_gib` is None: lists do not show it, but
-      who is asked has it. Prices are `prices_as_of` (year and month).
+      and at most, where it `stops`: it is, or may have been, stopped for a time. Without the disk where `disk_gib` is
+      None: lists do not show it, but who is asked has it. Prices are `prices_as_of` (year and month).
     - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`,
       and of whatever answered, why a reaper should have acted by now, else None.
 
@@ -163,6 +163,7 @@ def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -
         "goes_in_s": goes_at and math.ceil((goes_at - now).total_seconds()),
         "hourly_cost": hourly and round(hourly, 6),
         "cost": cost and round(cost, 6),
+        "stops": instance.state == "stopped" or instance.policy.action == "stop",
         "reap": {"decision": decision.verb.value, "reason": decision.reason},
         "said": said,
     }

@@ -47,6 +47,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "goes_in_s": 0,
         "hourly_cost": 0.09333,
         "cost": 2.23992,
+        "stops": False,
         "said": None,
         "overdue": None,
     }
@@ -99,6 +100,18 @@ def test_what_it_costs_is_of_type_and_disk_where_it_is_asked_and_of_the_type_alo
     (item,) = status.run(settings(), probe=probe, **zones.injected)["instances"]
     expected = [None if value is None else pytest.approx(value, abs=1e-6) for value in money]
     assert [item[name] for name in ("disk_gib", "hourly_cost", "cost")] == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "stops"),
+    [("running", "destroy", False), ("running", "stop", True), ("stopped", "destroy", True)],
+)
+def test_what_was_or_may_have_been_stopped_has_cost_at_most_so_much(
+    zones: Zones, state: str, action: str, stops: bool
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(state=state, labels=label_map(action=action)))
+    (item,) = status.run(settings(), **zones.injected)["instances"]
+    assert item["stops"] is stops
 
 
 @pytest.mark.parametrize(

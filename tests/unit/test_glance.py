@@ -289,6 +289,7 @@ def test_credentials_tell_an_instances_type_and_about_what_it_costs() -> None:
         "type": "standard.large",
         "disk_gib": 50,
         "hourly_cost": pytest.approx(0.10033),
+        "stops": False,
     }
 
 

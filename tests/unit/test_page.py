@@ -133,6 +133,11 @@ def test_the_first_sentence_says_what_runs_and_about_what_it_costs(instances: li
     assert words in read(*instances).said
 
 
+def test_what_may_have_been_stopped_meanwhile_has_cost_at_most_so_much() -> None:
+    assert "Cost so far, at most" in read(ready() | {"stops": True}).said
+    assert "at most" not in read(ready() | {"stops": False, "deadline": None}).said
+
+
 def test_no_amount_stands_without_about() -> None:
     said = read(ready(), booting(), {**ready(), "id": "x", "cost": 0.00004, "hourly_cost": 0.0002}).said
     amounts = re.findall(r"(\S+ )(\d+\.\d{2,3})(?! s)\b", said.replace("192.0.2", ""))
