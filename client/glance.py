@@ -58,7 +58,7 @@ class Glance:
             "prices_as_of": listed()["as_of"] if shown and shown.get("hourly_cost") else None,
         }
         fields = "".join(f"{name}: {value}\r\n" for name, value in page.headers().items())
-        text = page.html(result, report.status(forwarder))
+        text = page.html(result, report.status(forwarder) | {"may_wake": keeper.source.wakes})
         return Reply(200, text.encode(), fields.encode(), content_type=page.CONTENT_TYPE.encode())
 
     async def _instance(self, keeper: Keeper) -> dict[str, Any] | None:

@@ -172,8 +172,11 @@ def _state(forwarder: Mapping[str, Any]) -> Markup:
     """What a forwarder is about, and what to do where that is nothing."""
     held = number(forwarder.get("held")) or 0
     waits = f" {held:.0f} request{'s wait' if held != 1 else ' waits'} for it." if held else ""
+    wakes = "The first prompt wakes one; looking at this page does not."
+    if not forwarder.get("may_wake", True):
+        wakes = "It wakes none (--no-provision): exollama provision does."
     said = {
-        "asleep": "It knows of no machine that is ready. The first prompt wakes one; looking at this page does not.",
+        "asleep": f"It knows of no machine that is ready. {wakes}",
         "waking": f"A machine is being started, for {span(number(forwarder.get('waking_s')))} so far.{waits}",
         "ready": "",
         "stopping": "The forwarder finishes what is under way, and ends.",

@@ -208,6 +208,13 @@ def test_looking_finds_what_somebody_else_made_and_wakes_and_uses_nothing(machin
     run(scene, source)
 
 
+def test_of_a_forwarder_that_wakes_none_nobody_is_told_that_it_does(machine: Machine) -> None:
+    async def scene(kept: Kept) -> None:
+        assert "It wakes none" in await look(kept)()
+
+    run(scene, Known(FACTS, wakes=False))
+
+
 def test_where_nothing_could_be_seen_nobody_is_told_that_nothing_is_there(machine: Machine) -> None:
     trouble = ApiError("GET", "/instance", 403, "Forbidden by role policy")
 

@@ -271,6 +271,11 @@ FORWARDER: dict[str, Any] = {
 WAKING: dict[str, Any] = {"state": "waking", "phase": "model", "percent": 41.0, "waking_s": 75.0, "held": 1}
 STATES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "asleep": ({}, "asleep", ["Asleep", "The first prompt wakes one; looking at this page does not."]),
+    "asleep, and wakes none": (
+        {"may_wake": False},
+        "asleep",
+        ["It wakes none (--no-provision): exollama provision does."],
+    ),
     "waking": (
         WAKING,
         "waking: model 41 %",
