@@ -102,8 +102,7 @@ class Board:
         """Show what another process said through `copied`; anything else counts for nothing."""
         with contextlib.suppress(ValueError, TypeError, RecursionError, OverflowError):
             phase, percent, elapsed_s = json.loads(said)
-            share = None if percent is None else float(percent)
-            self(printable(phase)[:40], share, float(elapsed_s))
+            self(printable(phase)[:40], share(percent), float(elapsed_s))
 
 
 class Ticker:
@@ -135,6 +134,11 @@ class Ticker:
             slice_s = min(seconds, 1.0)
             self._sleep(slice_s)
             seconds -= slice_s
+
+
+def share(value: object) -> float | None:
+    """A share in percent as it was said, if it is one."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
 
 
 def usable(status: dict[str, Any]) -> bool:
@@ -191,7 +195,7 @@ def wait_ready(
             failed = failure(status)
             if failed:
                 raise failed
-            phase, percent = status["boot"]["phase"], status["boot"].get("percent")
+            phase, percent = status["boot"]["phase"], share(status["boot"].get("percent"))
             if phase == "ready":
                 return status
         progress(phase, percent, elapsed_s)

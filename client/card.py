@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from client.markup import Markup, join, tag
-from client.model import printable
+from client.model import GONE, printable
 from client.prices import shown
 
 RANK: Final = ("failed", "leaving", "booting", "silent", "busy", "ready", "stopped", "asleep")
@@ -61,8 +61,10 @@ def condition(one: Mapping[str, Any]) -> Condition:
         return Condition("failed", "in error")
     if state in ("stopped", "stopping"):
         return Condition("stopped", state)
-    if state not in ("running", "starting", ""):
+    if state in GONE:
         return Condition("leaving", state)
+    if state not in ("running", "starting", ""):  # migrating: it comes back
+        return Condition("silent", state)
     if said.get("trouble"):
         return Condition("silent", "gives no answer")
     if phase and phase != "ready":
@@ -91,7 +93,7 @@ def card(one: Mapping[str, Any], how: Condition, name: str) -> Markup:
         tiles = tiles[:1]
     elif how.tone == "stopped":
         tiles = tiles[:2]
-    parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}-{how.tone}"), _facts(one)]
+    parts = [top, tag("div", *tiles, class_="tiles"), *_boot(one, how, f"log-{name}"), _facts(one)]
     return tag("article", *parts, class_="card", id=f"card-{name}", aria_labelledby=title)
 
 
@@ -121,20 +123,19 @@ def _tile(title: str, figure: str, *more: str) -> Markup:
 def _going(one: Mapping[str, Any], how: Condition) -> Markup:
     """When it goes if nobody uses it."""
     said = mapping(one.get("said"))
-    timeout_s = number(one.get("idle_timeout_s")) or number(mapping(said.get("policy")).get("idle_s"))
+    timeout_s = number(one.get("idle_timeout_s"))
     idle_s, left_s = number(one.get("idle_s")), number(one.get("goes_in_s"))
     policy = f"after {span(timeout_s)} without use" if timeout_s else "once idle"
-    if how.tone == "busy":
+    if how.tone == "busy" and left_s != 0:  # past deadline and grace it goes in spite of that
         count = number(said.get("in_flight")) or 0
         return _tile("Goes", "not while in use", f"{count:.0f} under way; goes {policy}")
-    if how.tone == "booting":
+    if how.tone == "booting" and left_s != 0:  # nor does a boot keep it that takes too long
         return _tile("Goes", "not while booting", f"then {policy}")
-    if left_s is None and how.tone == "ready" and timeout_s and idle_s is not None:
-        left_s = max(0.0, timeout_s - idle_s)
-    if not left_s or how.tone in ("leaving", "failed"):
+    if not left_s or how.tone == "leaving":
         reap = mapping(one.get("reap"))
         sure = left_s == 0 or how.tone in ("leaving", "failed") or reap.get("decision") in ("destroy", "stop")
-        return _tile("Goes", "at the next reaping" if sure else policy, words(reap.get("reason")))
+        when = "not known" if how.tone == "stopped" else policy
+        return _tile("Goes", "at the next reaping" if sure else when, words(reap.get("reason")))
     ticking = tag("span", span(left_s), data_left=round(left_s))
     meter = join()
     if timeout_s and how.tone == "ready":
@@ -148,7 +149,8 @@ def _going(one: Mapping[str, Any], how: Condition) -> Markup:
             aria_label="what is left of the idle timeout",
         )
     idle = f"; idle for {span(idle_s)}" if idle_s is not None else ""
-    unless = "with its disk, if nobody starts it" if how.tone == "stopped" else f"if nobody uses it{idle}"
+    others = {"stopped": "with its disk, if nobody starts it", "failed": "kept until then, to be looked at"}
+    unless = others.get(how.tone, f"if nobody uses it{idle}")
     return _tile("Goes in", ticking, meter, unless)
 
 
@@ -156,7 +158,7 @@ def _cost(one: Mapping[str, Any]) -> Markup:
     hourly, so_far = number(one.get("hourly_cost")), number(one.get("cost"))
     rate = f"{money(hourly)} an hour" if hourly is not None else ""
     if so_far is not None:
-        return _tile("Cost so far, at most" if one.get("state") == "stopped" else "Cost so far", money(so_far), rate)
+        return _tile("Cost so far, at most" if one.get("stops") else "Cost so far", money(so_far), rate)
     return _tile("Cost", rate or "not known", "" if rate else "its type or its price is not known here")
 
 
@@ -209,8 +211,10 @@ def _boot(one: Mapping[str, Any], how: Condition, log_id: str) -> list[Markup]:
     lines = [words(line) for line in given[-_MAX_LINES:]] if isinstance(given, list) else []
     if lines:
         text = tag("pre", "\n".join(lines), tabindex="0", aria_label="the end of the boot log", role="group")
+        failed = how.tone == "failed"
+        log_id += "-failed" * failed  # another one, so that it opens; page.js leaves open and shut what is the same
         summary = tag("summary", "The end of the boot log", id=f"{log_id}-summary")
-        parts.append(tag("details", summary, text, id=log_id, open=how.tone == "failed"))
+        parts.append(tag("details", summary, text, id=log_id, open=failed))
     return parts
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from client.boot import Progress
+from client.boot import Progress, share
 from client.endpoint import Endpoint
 from client.errors import ExollamaError, SettingsError
 from client.model import printable
@@ -162,7 +162,7 @@ class Function:
             if time.monotonic() - began > _PATIENCE_S:
                 raise ExollamaError(f"The provision function was asked for {_PATIENCE_S:.0f} s, and is not done.")
             phase = printable(said.get("phase") or "provisioning")[:40]
-            self._progress(phase, _percent(said.get("percent")), time.monotonic() - began)
+            self._progress(phase, share(said.get("percent")), time.monotonic() - began)
             after = answer.headers.get("retry-after", "")
             self._sleep(min(float(after) if re.fullmatch("[0-9]{1,6}", after) else _WAIT_S, _MAX_WAIT_S))
 
@@ -185,11 +185,6 @@ def _bearer(value: str) -> Secret:
     if not re.fullmatch(r"[!-~]{1,4096}", value):
         raise ValueError("has characters that no token has, a space or a line's end perhaps.")
     return Secret(value)
-
-
-def _percent(value: object) -> float | None:
-    """A share as it was said, if it is one."""
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
 
 
 def _words(answer: Response, parsed: dict[str, Any] | None) -> str:

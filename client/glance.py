@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from client import page, report
 from client.boot import Board
 from client.endpoint import Endpoint
-from client.errors import ExollamaError
+from client.errors import ExollamaError, Unreachable
 from client.exchange import Reply
 from client.keeper import Keeper, in_thread
 from client.prices import cost_so_far, listed
@@ -53,11 +53,12 @@ class Glance:
         shown = await self._instance(keeper)
         result = {
             "instances": [shown] if shown else [],
+            "failed": [keeper.unseen] if keeper.unseen and keeper.state == "asleep" else [],
             "time": datetime.now(UTC).isoformat(),
             "prices_as_of": listed()["as_of"] if shown and shown.get("hourly_cost") else None,
         }
         fields = "".join(f"{name}: {value}\r\n" for name, value in page.headers().items())
-        text = page.html(result, report.status(forwarder))
+        text = page.html(result, report.status(forwarder) | {"may_wake": keeper.source.wakes})
         return Reply(200, text.encode(), fields.encode(), content_type=page.CONTENT_TYPE.encode())
 
     async def _instance(self, keeper: Keeper) -> dict[str, Any] | None:
@@ -74,6 +75,7 @@ class Glance:
             self._asking = asyncio.get_running_loop().create_task(self._ask(keeper, place))
         if self._asking:
             await asyncio.wait({self._asking}, timeout=_PATIENCE_S)
+        said = self._said or {}
         return {
             "id": place.id,
             "name": self._name,
@@ -81,7 +83,8 @@ class Glance:
             "state": "running",
             "address": place.address,
             "idle_timeout_s": place.idle_s,
-            "idle_s": (self._said or {}).get("idle_s"),
+            "idle_s": said.get("idle_s"),
+            "goes_in_s": _goes_in_s(place, said),
             "deadline": place.deadline and place.deadline.isoformat(),
             "said": self._said,
             **self._facts,
@@ -91,7 +94,12 @@ class Glance:
     async def _ask(self, keeper: Keeper, place: Place) -> None:
         loop = asyncio.get_running_loop()
         try:
-            said = await in_thread(lambda: _status(place))
+            try:
+                said = await in_thread(lambda: _status(place))
+            except ExollamaError as error:
+                said = {"trouble": str(error)}
+                if type(error) is Unreachable and keeper.pool and keeper.place == place and not keeper.in_use:
+                    keeper.suspect(keeper.pool, str(error))  # it has been removed, perhaps: the API is asked next
             facts = self._facts
             if not facts and loop.time() >= self._facts_until:
                 facts = await in_thread(lambda: keeper.source.facts(place))
@@ -105,13 +113,10 @@ class Glance:
 
 
 def _status(place: Place) -> dict[str, Any]:
-    """What an instance says of itself, or why it says nothing."""
+    """What an instance says of itself. Raises ExollamaError."""
     with contextlib.closing(Endpoint(place.address, place.key, port=place.port)) as endpoint:
         endpoint.fingerprint = place.fingerprint
-        try:
-            return endpoint.status()
-        except ExollamaError as error:
-            return {"trouble": str(error)}
+        return endpoint.status()
 
 
 def _waking(board: Board, waking_s: float) -> dict[str, Any]:
@@ -119,6 +124,16 @@ def _waking(board: Board, waking_s: float) -> dict[str, Any]:
     phase = board.phase if board.phase not in ("", "ready") else "starting"
     done = [{"phase": name, "seconds": seconds} for name, seconds in dict(board.seconds).items() if name != phase]
     return {"phase": phase, "percent": board.percent, "elapsed_s": waking_s, "phases": done}
+
+
+def _goes_in_s(place: Place, said: Mapping[str, Any]) -> float | None:
+    """Seconds until it has been idle for long enough, or its deadline comes; None while it is in use, or not known."""
+    if "idle_s" not in said or said["in_flight"]:
+        return None
+    left_s: float = place.idle_s - said["idle_s"]
+    if place.deadline:
+        left_s = min(left_s, (place.deadline - datetime.now(UTC)).total_seconds())
+    return max(0.0, left_s)
 
 
 def _cost(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,9 @@ class Guard:
             if head.method == b"OPTIONS":
                 return Reply(204, fields=_preflight(head)), extra
         elif head.site == b"cross-site" and not self._all:
-            return self._no(head, "another site's page asks (Sec-Fetch-Site: cross-site)"), b""
+            message = "another site's page asks (Sec-Fetch-Site: cross-site)"
+            message += "; whoever followed a link from it opens this address by typing it" if _looks(head) else ""
+            return self._no(head, message), b""
         if self._token is not None and not self._knows_token(head):
             message = "missing or wrong token: send it as Authorization: Bearer, or X-Ollama-Key"
             scheme = b"Bearer"

@@ -96,6 +96,8 @@ class Keeper:
         """Uses of a model that are under way."""
         self.last_use = -math.inf
         self.failure: str | None = None
+        self.unseen: str | None = None
+        """Why the last look showed nothing, where that does not mean that nothing is there."""
         self.woken = 0
         self._hold_s = hold_s
         self._view = view
@@ -228,16 +230,18 @@ class Keeper:
         return await in_thread(self.source.wake)
 
     async def _look(self) -> Pool | None:
+        unseen = None
         try:
             place = await in_thread(self.source.look)
         except ExollamaError as trouble:
             log.info("nothing is known: %s", trouble)
-            place = None
+            unseen, place = printable(trouble), None
         except Exception:
             log.exception("looking failed")
             place = None
         finally:
             self._looking = None
+        self.unseen = unseen
         if place is None:
             # Whoever polls asks the API less and less often; a use looks at once.
             self._nothing_s = min(2 * self._nothing_s, _LONGEST_NOTHING_S) if self._nothing_s else LOOK_S

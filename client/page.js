@@ -45,9 +45,16 @@
     for (const { name, value } of next.attributes) {
       if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    const [before, after] = [[...old.childNodes], [...next.childNodes]];
-    after.forEach((child, at) => (at < before.length ? patch(before[at], child) : old.append(child)));
-    before.slice(after.length).forEach((child) => child.remove());
+    let at = old.firstChild;
+    const drop = () => ([at] = [at.nextSibling, at.remove()]);
+    for (const child of [...next.childNodes]) {
+      // What has an id is looked for, so that what comes or goes before it does not take its focus along.
+      const same = child.id && [...old.children].find((one) => one.id === child.id);
+      while (same && at !== same) drop();
+      if (!at || (at.id ?? "") !== (child.id ?? "")) old.insertBefore(child, at);
+      else [at] = [at.nextSibling, patch(at, child)];
+    }
+    while (at) drop();
   };
 
   const refresh = async () => {

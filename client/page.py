@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from client.card import RANK, Condition, card, condition, heading, instance_name, mapping, money, number, span, words
 from client.markup import Markup, join, tag
+from client.model import GONE
 from client.prices import CURRENCIES
 
 CONTENT_TYPE: Final = "text/html; charset=utf-8"
@@ -56,8 +57,12 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
     if forwarder:
         parts.append(_requests(forwarder))
     parts.append(_foot(result, forwarder))
-    news = "; ".join(f"{instance_name(one)}: {how.words}" for one, how in zip(shown, found, strict=True))
-    return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news or first.words)
+    late = [", overdue" if one.get("overdue") else "" for one in shown]
+    told = zip(shown, found, late, strict=True)
+    news = "; ".join(f"{instance_name(one)}: {how.words}{more}" for one, how, more in told)
+    # It is read out when it changes, and not for each percent.
+    news = re.sub(r" [0-9]+ %", "", news or first.words)
+    return _document(first.words, join(*parts), every_s=QUICK_S if forwarder else SLOW_S, news=news)
 
 
 def _names(shown: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,13 +149,13 @@ def _lead(
             return heading(Condition("silent", ""), title)
         where = tag("p", f"No instance of exollama's in {zones}." if zones else "No instance.", class_="where")
         return tag("div", heading(Condition("asleep", ""), _NOTHING), where, class_="empty")
+    here = [one for one in shown if words(one.get("state")) not in GONE]
     off = sum(how.tone == "stopped" for how in found)
-    runs = len(shown) - off
-    counted = ((runs, "running"), (off, "stopped"))
-    said = [f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count]
-    known = [hourly for one in shown if (hourly := number(one.get("hourly_cost"))) is not None]
-    cost = f", {'' if len(known) == len(shown) else 'at least '}{money(sum(known))} an hour" if known else ""
-    return tag("p", f"{' and '.join(said)}{cost}", class_="lead")
+    counted = ((len(here) - off, "running"), (off, "stopped"))
+    said = " and ".join(f"{count} instance{'s' * (count > 1)} {how}" for count, how in counted if count)
+    known = [hourly for one in here if (hourly := number(one.get("hourly_cost"))) is not None]
+    cost = f", {'' if len(known) == len(here) else 'at least '}{money(sum(known))} an hour" if known else ""
+    return tag("p", f"{said or 'Nothing runs any more'}{cost}", class_="lead")
 
 
 def _own(forwarder: Mapping[str, Any]) -> Condition:
@@ -167,8 +172,11 @@ def _state(forwarder: Mapping[str, Any]) -> Markup:
     """What a forwarder is about, and what to do where that is nothing."""
     held = number(forwarder.get("held")) or 0
     waits = f" {held:.0f} request{'s wait' if held != 1 else ' waits'} for it." if held else ""
+    wakes = "The first prompt wakes one; looking at this page does not."
+    if not forwarder.get("may_wake", True):
+        wakes = "It wakes none (--no-provision): exollama provision does."
     said = {
-        "asleep": "No machine runs for this forwarder. The first prompt wakes one; looking at this page does not.",
+        "asleep": f"It knows of no machine that is ready. {wakes}",
         "waking": f"A machine is being started, for {span(number(forwarder.get('waking_s')))} so far.{waits}",
         "ready": "",
         "stopping": "The forwarder finishes what is under way, and ends.",

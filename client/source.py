@@ -73,7 +73,7 @@ class Source(Protocol):
         """Reap what is overdue, but not that one."""
 
     def facts(self, place: Place) -> dict[str, Any]:
-        """What else is known of it: name, model, created, type, disk_gib, hourly_cost, or some of that, or nothing."""
+        """What else is known of it: name, model, created, type, disk_gib, hourly_cost, stops, or nothing."""
 
 
 class ByCredentials:
@@ -156,6 +156,7 @@ class ByCredentials:
             "type": kind,
             "disk_gib": seen.disk_gib,
             "hourly_cost": hourly_cost(kind, seen.disk_gib) if kind and seen.disk_gib else None,
+            "stops": seen.policy.action == "stop",
         }
 
     def _place(self, instance: Instance, endpoint: Endpoint) -> Place:

@@ -1,6 +1,7 @@
 """What goes back over HTTP, in the form that was asked for: JSON, or the status as metrics or as a page for a browser.
 
-Neighbours: `functions.calls` says which form, `functions.faas` hands it to the platform. Imports `client` only.
+Neighbours: `functions.calls` says which form, `functions.faas` hands it to the platform. What writes a form is imported
+once that is wanted.
 """
 
 import json

@@ -68,8 +68,8 @@ class Call(NamedTuple):
 
 def format_of(request: Request) -> str:
     """In what format an answer is wanted by its Accept: `html` by a browser, `prometheus` by that, else `json`."""
-    accept = ", ".join(value for name, value in request.headers.items() if name.lower() == "accept")
-    if request.method in _LOOKING and "text/html" in accept.lower():
+    accept = ", ".join(value for name, value in request.headers.items() if name.lower() == "accept").lower()
+    if request.method in _LOOKING and "text/html" in accept and "json" not in accept:  # which no browser names
         return "html"
     return "prometheus" if metrics.accepted(accept) else "json"
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from client import metrics, prices
+from client.card import mapping, phases
 from client.model import GONE, printable
 from functions.policy import RUNNING
 from functions.zones import nothing
@@ -80,7 +81,7 @@ def _cells(one: Mapping[str, Any]) -> dict[str, str]:
         "age": "?" if one["age_s"] is None else _short(one["age_s"]),
         "idle": "?" if one["idle_s"] is None else _short(one["idle_s"]),
         "goes in": goes,
-        "cost, about": f"at most {cost}" if one["state"] == "stopped" and cost != "?" else cost,
+        "cost, about": f"at most {cost}" if one["stops"] and cost != "?" else cost,
     }
 
 
@@ -114,7 +115,8 @@ def _sum(result: Result) -> str:
         told.append(f"about {prices.shown(sum(known))} per hour")
     costs = [one["cost"] for one in here if one["cost"] is not None]
     if costs:
-        told.append(f"{'at most ' if stopped else ''}about {prices.shown(sum(costs))} so far")
+        most = "at most " if any(one["stops"] for one in here) else ""
+        told.append(f"{most}about {prices.shown(sum(costs))} so far")
     limits = [prices.CURRENCIES, f"prices of {result['prices_as_of']}"] if known or costs else []
     if here and len(known) < len(here):
         limits.append(f"the hourly price of {len(here) - len(known)} is not known")
@@ -149,7 +151,7 @@ def prometheus(result: Result) -> str:
         (labels, datetime.fromisoformat(one["deadline"]).timestamp()) for one, labels in items if one["deadline"]
     ]
     late = [(labels, int(bool(one["overdue"]))) for one, labels in items]
-    phases = [(labels | {"phase": name}, seconds) for one, labels in items for name, seconds in _phases(one).items()]
+    booted = [(labels | {"phase": name}, seconds) for one, labels in items for name, seconds in _phases(one).items()]
     up = [({"zone": name}, 1) for name in result["zones"]] + [({"zone": name}, 0) for name in result["unseen"]]
     return "".join(
         [
@@ -161,7 +163,7 @@ def prometheus(result: Result) -> str:
                 "exollama_instance_overdue", late, about="Whether a reaper should have removed it by now, and has not."
             ),
             metrics.family(
-                "exollama_instance_boot_phase_seconds", phases, about="How long each phase of its boot took, once over."
+                "exollama_instance_boot_phase_seconds", booted, about="How long each phase of its boot took, once over."
             ),
         ]
     )
@@ -169,10 +171,5 @@ def prometheus(result: Result) -> str:
 
 def _phases(one: Mapping[str, Any]) -> dict[str, float]:
     """Seconds of each phase of the boot that is over, as far as its own word can be read."""
-    boot = (one["said"] or {}).get("boot") or {}
-    phases = boot.get("phases")
-    return {
-        str(phase.get("phase")): phase["seconds"]
-        for phase in (phases if isinstance(phases, list) else [])
-        if isinstance(phase, dict) and isinstance(phase.get("seconds"), int | float)
-    }
+    steps = phases(mapping(mapping(one["said"]).get("boot")))
+    return {step.name: step.seconds for step in steps if step.mark != "now"}

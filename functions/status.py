@@ -49,16 +49,16 @@ def run(
     """Return `{"time", "prices_as_of", "zones", "unseen", "instances": […], "failed": […], "notes": […]}`.
 
     Each instance is `{id, name, zone, state, type, disk_gib, model, address, created, activity, deadline, deadline_s,
-    age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, reap, said, overdue}`; what is not known is None.
+    age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, stops, reap, said, overdue}`; None: not known.
 
     - Times are RFC 3339 UTC, `time` the API's own. `idle_s` is by its label or, with `probe`, by itself.
     - `goes_in_s`: after how long a reaper would end it if nobody used it again, 0 where it would now; None where
       nobody can say, as while it boots or is in use (see `functions.policy.goes_at`).
     - `hourly_cost`: about what an hour costs now, of a stopped one's disk only; `cost`: about what it has cost so far,
-      and at most, where it was stopped meanwhile. Without the disk where `disk_gib` is None: lists do not show it, but
-      who is asked has it. Prices are `prices_as_of` (year and month).
-    - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`
-      why a reaper should have acted by now, else None.
+      and at most, where it `stops`: it is, or may have been, stopped for a time. Without the disk where `disk_gib` is
+      None: lists do not show it, but who is asked has it. Prices are `prices_as_of` (year and month).
+    - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`,
+      and of whatever answered, why a reaper should have acted by now, else None.
 
     `zones` were looked at, `unseen` could not be. `failed` holds sentences about these, and about instances that could
     not be asked for want of a permission or of time; `notes` about what else is not known, and fails nothing. Raises
@@ -77,9 +77,10 @@ def run(
             try:
                 word = _ask(cloud, instance, settings, tries=ASKS if doubtful else 1)
             except (Denied, OutOfTime) as error:  # that is our own silence, not the instance's
-                word = _Word(trouble=str(error), silent=False)
+                word = _Word(silent=False)
                 unasked.append(f"{instance.zone} {instance.id} was not asked: {error}")
-        late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if check else None
+        judged = check or word.said  # by its own word, or by a silence that was made sure of
+        late = policy.overdue(instance, cloud.now(), word.said, silent=word.silent) if judged else None
         kind = instance.type or names.get(instance.type_id or "")
         return _describe(cloud, instance, word, kind) | {"overdue": late}
 
@@ -128,11 +129,12 @@ def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) ->
 
 def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -> dict[str, Any]:
     now = cloud.now()
-    said = word.said or ({"trouble": word.trouble} if word.trouble else None)
+    said = word.said or ({"trouble": word.trouble} if word.asked else None)
     activity, deadline = instance.activity(now), instance.policy.deadline
     decision = policy.by_labels(instance, now)
     goes_at = policy.goes_at(instance, now, word.said, silent=word.silent if word.asked else None)
-    age_s = (now - instance.created).total_seconds() if instance.created else None
+    # The API's Date has whole seconds, so that what was just created would be younger than nothing.
+    age_s = max(0.0, (now - instance.created).total_seconds()) if instance.created else None
     idle_s = None if activity is None else max(0.0, (now - activity).total_seconds())
     if said and "idle_s" in said:
         idle_s = said["idle_s"]
@@ -161,6 +163,7 @@ def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -
         "goes_in_s": goes_at and math.ceil((goes_at - now).total_seconds()),
         "hourly_cost": hourly and round(hourly, 6),
         "cost": cost and round(cost, 6),
+        "stops": instance.state == "stopped" or instance.policy.action == "stop",
         "reap": {"decision": decision.verb.value, "reason": decision.reason},
         "said": said,
     }

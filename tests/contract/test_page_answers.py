@@ -14,7 +14,7 @@ from functions import faas
 from tests.contract.test_adapters import by_asgi, by_azure, by_event, by_google, by_openfaas, by_wsgi
 from tests.contract.test_faas import ENV, TOKEN
 from tests.fakes import KEY, NOW, label_map
-from tests.zones import ID, Zones, instance, refusal
+from tests.zones import ID, IDLE, Zones, instance, refusal
 
 BASIC = "Basic " + base64.b64encode(f"anybody:{TOKEN}".encode()).decode()
 BROWSER = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
@@ -61,6 +61,14 @@ def test_a_browser_gets_the_page_with_what_each_instance_says_of_itself_and_what
     assert KEY not in text
     assert TOKEN not in text
     assert zones.made("POST", "PUT", "DELETE") == []
+
+
+def test_a_browser_is_told_what_should_be_gone_and_that_is_no_failure(zones: Zones, ask: Any) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(activity=IDLE)))
+    status, _, text = ask("GET", "/", LOGGED_IN)
+    assert (status, "should be gone" in text, "exollama reap" in text) == (200, True, True)
+    zones.said = {"idle_s": 60.0}
+    assert "should be gone" not in ask("GET", "/", LOGGED_IN)[2], "it is used by whoever writes no labels"
 
 
 def test_whoever_asks_for_the_head_gets_that_alone(zones: Zones, ask: Any) -> None:
@@ -112,6 +120,7 @@ def test_what_fails_is_told_beside_what_is_known(zones: Zones, ask: Any) -> None
     assert (status, head["content-type"]) == (500, "text/html; charset=utf-8")
     assert "granite3.1-dense:8b" in text
     assert f"{ID} was not asked" in text
+    assert "gives no answer" not in text, "which it was not asked for"
     assert "Forbidden by role policy for &lt;compute&gt;" in text
 
 

@@ -47,6 +47,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "goes_in_s": 0,
         "hourly_cost": 0.09333,
         "cost": 2.23992,
+        "stops": False,
         "said": None,
         "overdue": None,
     }
@@ -86,6 +87,7 @@ def test_where_types_cannot_be_listed_costs_are_not_known_and_nothing_fails(zone
         ({"state": "stopped"}, True, (50, 0.007, 24 * 0.10033)),
         ({"state": "destroying"}, True, (50, None, 24 * 0.10033)),
         ({"created-at": None}, True, (50, 0.10033, None)),
+        ({"created-at": "2026-11-24T12:00:00.9Z"}, True, (50, 0.10033, 0)),
         ({"disk-size": "odd"}, True, (None, 0.09333, 24 * 0.09333)),
         ({"instance-type": None}, True, (50, None, None)),
     ],
@@ -98,6 +100,18 @@ def test_what_it_costs_is_of_type_and_disk_where_it_is_asked_and_of_the_type_alo
     (item,) = status.run(settings(), probe=probe, **zones.injected)["instances"]
     expected = [None if value is None else pytest.approx(value, abs=1e-6) for value in money]
     assert [item[name] for name in ("disk_gib", "hourly_cost", "cost")] == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "stops"),
+    [("running", "destroy", False), ("running", "stop", True), ("stopped", "destroy", True)],
+)
+def test_what_was_or_may_have_been_stopped_has_cost_at_most_so_much(
+    zones: Zones, state: str, action: str, stops: bool
+) -> None:
+    zones.instances["ch-gva-2"].append(instance(state=state, labels=label_map(action=action)))
+    (item,) = status.run(settings(), **zones.injected)["instances"]
+    assert item["stops"] is stops
 
 
 @pytest.mark.parametrize(
@@ -126,7 +140,7 @@ def test_what_could_not_be_asked_for_want_of_a_permission_has_the_time_that_its_
     zones.instances["ch-gva-2"].append(instance())
     zones.faults[f"GET /instance/{ID}"] = refusal(403, "Forbidden by role policy for compute")
     (item,) = status.run(settings(), probe=True, **zones.injected)["instances"]
-    assert item["goes_in_s"] == 0
+    assert (item["goes_in_s"], item["said"]) == (0, None)
 
 
 def test_a_probing_status_asks_the_instance_itself(zones: Zones) -> None:

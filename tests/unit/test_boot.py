@@ -69,6 +69,18 @@ def test_silence_is_waited_out_and_phases_and_percent_are_told() -> None:
     assert booting.told == [("starting", None)] * 2 + [("model", 41.5)] * 2
 
 
+@pytest.mark.parametrize("percent", ["41", float("nan"), -1, 101, [41]], ids=str)
+def test_what_is_no_percentage_is_not_told_as_one(percent: Any) -> None:
+    def answer(elapsed_s: float) -> dict[str, Any]:
+        said = status(phase="ready" if elapsed_s >= POLL_S else "model")
+        said["boot"]["percent"] = percent
+        return said
+
+    booting = Booting(answer)
+    booting.wait()
+    assert booting.told == [("model", None)]
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_boot_that_fails_in_a_phase_is_told_at_once_with_phase_and_log(phase: str) -> None:
     booting = Booting(lambda s: status(phase=phase) if s < 2 else status(failed=phase))

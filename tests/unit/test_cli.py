@@ -309,6 +309,7 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
         "goes_in_s": 60,
         "hourly_cost": 0.1,
         "cost": 0.1,
+        "stops": False,
         "deadline": "2026-11-30T12:00:00+00:00",
         "deadline_s": 500_000,
         "age_s": 60,

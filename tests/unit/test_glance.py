@@ -14,7 +14,7 @@ import pytest
 from client import glance
 from client.boot import Board
 from client.endpoint import Endpoint
-from client.errors import ApiError, Denied, Unreachable
+from client.errors import AgentDown, ApiError, Denied, Unreachable
 from client.exchange import Reply
 from client.forwarder import Forwarder
 from client.source import ByCredentials, Place
@@ -102,6 +102,28 @@ def test_of_an_instance_that_is_there_the_page_has_what_it_and_the_api_say(machi
     run(scene, source)
 
 
+@pytest.mark.parametrize(
+    ("left_s", "said", "words"),
+    [
+        (200, SAID, "Goes in 3 min 1"),
+        (-5, SAID, "Goes at the next reaping"),
+        (-5, SAID | {"in_flight": 1}, "Goes not while in use"),
+    ],
+    ids=["near", "over", "over, in use"],
+)
+def test_it_goes_at_its_deadline_where_that_comes_first(
+    machine: Machine, left_s: float, said: dict[str, Any], words: str
+) -> None:
+    machine.answer = said
+    ends = datetime.now(UTC) + timedelta(seconds=left_s)
+
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        assert words in await look(kept)()
+
+    run(scene, Known(FACTS, wake=[place(deadline=ends)]))
+
+
 def test_it_is_asked_seldom_however_many_look_and_the_api_once(machine: Machine) -> None:
     source = Known(FACTS)
 
@@ -146,6 +168,32 @@ def test_an_instance_that_gives_no_answer_is_shown_with_why(machine: Machine) ->
     run(scene, Known(FACTS))
 
 
+@pytest.mark.parametrize(
+    ("trouble", "used", "asleep"),
+    [
+        (Unreachable("refused."), 0, True),
+        (Unreachable("refused."), 1, False),
+        (AgentDown("nginx is up."), 0, False),
+    ],
+    ids=["silent", "silent, in use", "forwards, though its agent is down"],
+)
+def test_of_one_that_was_removed_it_is_not_told_for_ever_that_it_runs(
+    machine: Machine, trouble: Exception, used: int, asleep: bool
+) -> None:
+    machine.answer = trouble
+
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        kept.keeper.in_use = used
+        page = look(kept)
+        await page()
+        kept.loop.ahead += 10
+        text = await page()
+        assert ("The first prompt wakes one" in text, "1 instance running" in text) == (asleep, not asleep)
+
+    run(scene, Known(FACTS))
+
+
 def test_looking_finds_what_somebody_else_made_and_wakes_and_uses_nothing(machine: Machine) -> None:
     source = Known(FACTS, look=[None, place("another")])
 
@@ -158,6 +206,27 @@ def test_looking_finds_what_somebody_else_made_and_wakes_and_uses_nothing(machin
         assert kept.keeper.idle_s == float("inf")
 
     run(scene, source)
+
+
+def test_of_a_forwarder_that_wakes_none_nobody_is_told_that_it_does(machine: Machine) -> None:
+    async def scene(kept: Kept) -> None:
+        assert "It wakes none" in await look(kept)()
+
+    run(scene, Known(FACTS, wakes=False))
+
+
+def test_where_nothing_could_be_seen_nobody_is_told_that_nothing_is_there(machine: Machine) -> None:
+    trouble = ApiError("GET", "/instance", 403, "Forbidden by role policy")
+
+    async def scene(kept: Kept) -> None:
+        page = look(kept)
+        text = await page()
+        for words in ("Not everything could be looked at", "Forbidden by role policy", "no machine that is ready"):
+            assert words in text, words
+        kept.loop.ahead += 120
+        assert "Not everything" not in await page()
+
+    run(scene, Known(FACTS, look=[trouble, None]))
 
 
 def test_while_one_is_woken_its_phases_are_shown_as_they_were_seen_from_here(machine: Machine) -> None:
@@ -227,6 +296,7 @@ def test_credentials_tell_an_instances_type_and_about_what_it_costs() -> None:
         "type": "standard.large",
         "disk_gib": 50,
         "hourly_cost": pytest.approx(0.10033),
+        "stops": False,
     }
 
 

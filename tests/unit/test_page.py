@@ -124,11 +124,18 @@ def test_a_bar_is_as_wide_as_its_phases_were_long_and_the_shortest_can_be_seen()
             "1 instance running and 1 instance stopped, at least about 0.10 an hour",
         ),
         ([{"id": "x", "state": "running"}], "1 instance running"),
+        ([ready(), {"id": "x", "state": "destroying"}], "1 instance running, about 0.10 an hour"),
+        ([{"id": "x", "state": "destroying"}], "Nothing runs any more"),
     ],
-    ids=["none", "one", "two", "stopped", "both", "a price that is not known"],
+    ids=["none", "one", "two", "stopped", "both", "a price that is not known", "one going", "going"],
 )
 def test_the_first_sentence_says_what_runs_and_about_what_it_costs(instances: list[Any], words: str) -> None:
     assert words in read(*instances).said
+
+
+def test_what_may_have_been_stopped_meanwhile_has_cost_at_most_so_much() -> None:
+    assert "Cost so far, at most" in read(ready() | {"stops": True}).said
+    assert "at most" not in read(ready() | {"stops": False, "deadline": None}).said
 
 
 def test_no_amount_stands_without_about() -> None:
@@ -155,6 +162,7 @@ def test_no_amount_stands_without_about() -> None:
         ({"state": "stopped", "said": {"trouble": "refused"}}, "stopped", "stopped"),
         ({"state": "stopping"}, "stopped", "stopping"),
         ({"state": "destroying"}, "leaving", "destroying"),
+        ({"state": "migrating"}, "silent", "migrating"),
         ({"state": "error"}, "failed", "in error"),
         ({}, "silent", "state not known"),
     ],
@@ -167,16 +175,29 @@ def test_a_state_is_a_tone_and_always_words(one: dict[str, Any], tone: str, word
 GOES: dict[str, tuple[dict[str, Any], str]] = {
     "by the result": ({}, "12 min 30 s"),
     "over": ({"goes_in_s": 0}, "at the next reaping"),
-    "from idle seconds and timeout": ({"goes_in_s": None, "idle_s": 1795}, "5.0 s"),
-    "from the policy that it has itself": (
-        {"goes_in_s": None, "idle_timeout_s": None, "said": {"boot": {"phase": "ready"}, "policy": {"idle_s": 2000}}},
-        "15 min 50 s",
+    "not known": ({"goes_in_s": None}, "after 30 min without use"),
+    "in use": ({"goes_in_s": None, "said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
+    "in use, its grace over": (
+        {"goes_in_s": 0, "said": {"boot": {"phase": "ready"}, "in_flight": 1}},
+        "at the next reaping",
     ),
-    "not known": ({"goes_in_s": None, "idle_s": None}, "after 30 min without use"),
-    "in use": ({"said": {"boot": {"phase": "ready"}, "in_flight": 1}}, "not while in use"),
-    "booting": ({"said": {"boot": {"phase": "docker"}}}, "not while booting"),
-    "failed": ({"said": {"boot": {"phase": "x", "error": {"phase": "x"}}}}, "at the next reaping"),
+    "booting": ({"goes_in_s": None, "said": {"boot": {"phase": "docker"}}}, "not while booting"),
+    "booting for too long": ({"goes_in_s": 0, "said": {"boot": {"phase": "docker"}}}, "at the next reaping"),
+    "failed": ({"goes_in_s": 0, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}}, "at the next reaping"),
+    "failed, and not known when": (
+        {"goes_in_s": None, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
+        "at the next reaping",
+    ),
+    "failed, and kept": (
+        {"goes_in_s": 68400, "said": {"boot": {"phase": "x", "error": {"phase": "x"}}}},
+        "kept until then, to be looked at",
+    ),
+    "migrating": ({"state": "migrating", "goes_in_s": None, "said": None}, "after 30 min without use"),
     "stopped, with a disk": ({"state": "stopped", "goes_in_s": 90000}, "1 d 1 h"),
+    "stopped, and nobody can say": (
+        {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "keep", "reason": "why"}},
+        "not known why",
+    ),
     "stopped, and condemned": (
         {"state": "stopped", "goes_in_s": None, "said": None, "reap": {"decision": "destroy"}},
         "at the next reaping",
@@ -206,6 +227,30 @@ def test_a_boot_that_failed_ends_its_timeline_and_shows_its_log() -> None:
     assert "open" in found.attributes["details"][0]
 
 
+def test_news_are_no_percentages() -> None:
+    for changes, phase in (({"percent": 42.0}, "model"), ({"percent": None}, "model"), ({"phase": "warmup"}, "warmup")):
+        boot = {**booting()["said"]["boot"], "percent": 99.6, **changes}
+        told = [read(booting() | {"said": {"boot": boot}}), read(forwarder=FORWARDER | {**WAKING, **boot})]
+        assert [one.attributes["main"][0]["data-news"] for one in told] == [
+            f"ci-8241: booting: {phase}",
+            f"waking: {phase}",
+        ]
+
+
+def test_what_becomes_overdue_is_news() -> None:
+    [main] = read(ready() | {"overdue": "idle for 2 h"}).attributes["main"]
+    assert main["data-news"] == "exollama: ready, overdue"
+
+
+def test_an_open_log_stays_the_same_until_its_boot_fails() -> None:
+    def log(**said: Any) -> str | None:
+        return read(ready() | {"said": {**ready()["said"], **said}}).attributes["details"][0]["id"]
+
+    boot = ready()["said"]["boot"]
+    assert log() == log(in_flight=1) == log(boot={**boot, "phase": "model"}) == log(fence={"v": 1})
+    assert log() != log(boot={**boot, "error": {"phase": "model"}})
+
+
 def test_the_phase_under_way_gets_the_seconds_that_are_left() -> None:
     assert [(one.name, one.mark) for one in phases(booting()["said"]["boot"])][-1] == ("model", "now")
     assert phases(booting()["said"]["boot"])[-1].seconds == pytest.approx(120.4 - 88.6)
@@ -223,10 +268,16 @@ FORWARDER: dict[str, Any] = {
     "requests": {"forwarded": 5, "local": 4, "repeated": 3, "refused": 2, "malformed": 1, "broken": 1, "left": 6},
     "uptime_s": 61.0,
 }
+WAKING: dict[str, Any] = {"state": "waking", "phase": "model", "percent": 41.0, "waking_s": 75.0, "held": 1}
 STATES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "asleep": ({}, "asleep", ["Asleep", "The first prompt wakes one; looking at this page does not."]),
+    "asleep, and wakes none": (
+        {"may_wake": False},
+        "asleep",
+        ["It wakes none (--no-provision): exollama provision does."],
+    ),
     "waking": (
-        {"state": "waking", "phase": "model", "percent": 41.0, "waking_s": 75.0, "held": 1},
+        WAKING,
         "waking: model 41 %",
         ["Waking: model 41 %", "A machine is being started, for 1 min 15 s so far. 1 request waits for it."],
     ),

@@ -94,6 +94,8 @@ def test_a_forwarders_page_opens_to_whoever_goes_there_and_to_no_other_sites_pag
     asked = head("Accept: text/html", *fields, *password, path="/.exollama/")
     refusal, _ = guard(token=token, loopback=not token).check(asked)
     assert (refusal.status if refusal else 0) == status
+    linked = fields == ["Sec-Fetch-Site: cross-site"]
+    assert (b"typing it" in (refusal.body if refusal else b"")) is linked, "and how to open it in spite of that"
 
 
 # -- a function
@@ -144,6 +146,7 @@ def test_at_a_function_the_token_as_a_password_opens_the_status_to_read(
         ("GET", "TEXT/HTML", "html"),
         ("POST", HTML, "json"),
         ("GET", "application/json", "json"),
+        ("GET", "application/json, text/html;q=0.9, */*;q=0.8", "json"),
         ("GET", "*/*", "json"),
         ("GET", None, "json"),
     ],

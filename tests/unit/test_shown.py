@@ -1,5 +1,6 @@
 """What people and Prometheus are shown of a result of status: tables, and metrics read by Prometheus' own client."""
 
+import math
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ RUNNING: dict[str, Any] = {
     "goes_in_s": 1_250,
     "hourly_cost": 0.10033,
     "cost": 2.40792,
+    "stops": False,
     "reap": {"decision": "keep", "reason": "used 16 min ago"},
     "said": None,
     "overdue": None,
@@ -36,6 +38,7 @@ STOPPED = RUNNING | {
     "goes_in_s": 90_000,
     "hourly_cost": 0.007,
     "cost": 25.248,
+    "stops": True,
     "reap": {"decision": "keep", "reason": "stopped, its disk kept until 2026-11-25 13:00 UTC"},
 }
 UNKNOWN = RUNNING | dict.fromkeys(
@@ -115,7 +118,8 @@ def test_a_table_never_wraps_where_it_can_be_helped(width: int) -> None:
         ({"goes_in_s": None}, {"goes in": "-"}),
         ({"goes_in_s": None, "said": status(in_flight=2)}, {"goes in": "in use"}),
         ({"cost": 0.0123}, {"cost, about": "0.012"}),
-        ({"cost": None, "state": "stopped"}, {"cost, about": "?"}),
+        ({"stops": True}, {"cost, about": "at most 2.41"}),
+        ({"cost": None, "stops": True}, {"cost, about": "?"}),
         ({"name": "a\x1b[2Jb"}, {"name": "a [2Jb"}),
     ],
     ids=str,
@@ -146,10 +150,20 @@ def test_the_phase_stands_beside_the_reason_where_it_was_asked(state: str, said:
         ([STOPPED | {"hourly_cost": None, "disk_gib": None}], "; the hourly price of 1 is not known; without disks"),
         ([RUNNING, UNKNOWN], "2 running, about 0.10 per hour, about 2.41 so far (CHF, EUR or USD; prices of 2026-10; "),
         ([RUNNING | {"disk_gib": None}], "prices of 2026-10; without disks, whose size --probe reads)"),
+        ([RUNNING | {"stops": True}], "1 running, about 0.10 per hour, at most about 2.41 so far ("),
         ([GONE], "nothing runs"),
         ([RUNNING, GONE], "1 running, about 0.10 per hour, about 2.41 so far (CHF, EUR or USD; prices of 2026-10)"),
     ],
-    ids=["two", "stopped", "stopped, disk not known", "one not known", "without its disk", "gone", "one gone"],
+    ids=[
+        "two",
+        "stopped",
+        "stopped, disk not known",
+        "one not known",
+        "without its disk",
+        "maybe stopped meanwhile",
+        "gone",
+        "one gone",
+    ],
 )
 def test_the_sum(instances: list[dict[str, Any]], words: str) -> None:
     assert words in shown.text(result(*instances)).splitlines()[-1]
@@ -163,7 +177,9 @@ def test_who_ends_within_a_day_is_named() -> None:
 
 # -- Prometheus
 
-BOOT = status() | {"boot": {"phase": "ready", "phases": [{"phase": "nginx", "seconds": 2.5}, {"phase": "odd"}, "odd"]}}
+ODD: list[Any] = [{"phase": "odd"}, "odd", *({"phase": "odd", "seconds": odd} for odd in (True, math.nan, "5", -1))]
+PHASES = [{"phase": "nginx", "seconds": 2.5}, {"phase": "a\ud800b", "seconds": 1}, *ODD]
+BOOT = status() | {"boot": {"phase": "ready", "phases": PHASES}}
 
 
 def read(given: dict[str, Any]) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -186,7 +202,9 @@ def test_prometheus_reads_every_number() -> None:
         "exollama_instance_hourly_cost_about": [(own, 0.10033)],
         "exollama_instance_deadline_timestamp_seconds": [(own, 1_796_040_000)],
         "exollama_instance_overdue": [(own, 1)],
-        "exollama_instance_boot_phase_seconds": [(own | {"phase": "nginx"}, 2.5)],
+        "exollama_instance_boot_phase_seconds": [
+            (own | {"phase": name}, took) for name, took in (("nginx", 2.5), ("a b", 1))
+        ],
     }
 
 
