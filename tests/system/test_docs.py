@@ -24,7 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
+from functions.calls import Request, from_request
+from functions.faas import HTTP_S
 from tests.deploy.tools import filled_in, needed, stand_in
 from tests.readme import PARTS
 from tests.simulator import Simulator
@@ -276,6 +279,18 @@ def test_what_is_shown_without_a_language_is_the_crontab_that_is_tested() -> Non
     for block in shown:
         lines = block.text.replace("/path/to/.venv/bin/exollama", '"$HOME/.local/bin/exollama"').splitlines()
         assert set(lines) <= set(crontab), block.where
+
+
+def test_what_prometheus_is_told_to_ask_the_function_for_is_metrics() -> None:
+    [block] = [block for page in PAGES for block in blocks(page) if "scrape_configs" in block.text]
+    [job] = yaml.safe_load(block.text)["scrape_configs"]
+    query = {name: value for name, [value] in job["params"].items()}
+    token = secrets.token_hex(32)
+    headers = {"Authorization": f"Bearer {token}"}  # what `authorization` sends unless it names another type
+    asked = Request(method="GET", path=job["metrics_path"], query=query, headers=headers)
+    call = from_request(asked, {"EXOLLAMA_FUNCTION_TOKEN": token})
+    assert (call.action, call.format) == ("status", "prometheus")
+    assert int(job["scrape_timeout"].rstrip("s")) > HTTP_S
 
 
 def test_every_shell_block_is_whole_whether_it_is_run_or_not() -> None:
