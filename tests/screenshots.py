@@ -75,7 +75,7 @@ def booting() -> dict[str, Any]:
         "address": "192.0.2.48",
         "age_s": 165,
         "idle_s": 0,
-        "reap": {"decision": "keep", "reason": "booting for 2 min 45 s"},
+        "reap": {"decision": "keep", "reason": "used 2 min ago"},
         "said": {"idle_s": 0.0, "in_flight": 0, "requests": 0, "boot": boot, "fence": None},
         "type": "standard.extra-large",
         "hourly_cost": 0.19367,

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-import functions
-from functions import ExoscaleOllamaAdapter
+from client.errors import NoInstance
+from functions import ExoscaleOllamaAdapter, provision, stop
 from tests.fakes import API_KEY, API_SECRET
 
 REQUIRED = inspect.Parameter.empty
@@ -37,10 +37,6 @@ METHODS: dict[str, tuple[list[str], object]] = {
     "shutdown": ([], type(None)),
 }
 SIGNATURE = inspect.signature(ExoscaleOllamaAdapter)
-
-
-def test_it_is_imported_from_the_functions() -> None:
-    assert functions.ExoscaleOllamaAdapter.__name__ == "ExoscaleOllamaAdapter"
 
 
 def test_the_parameters_stand_in_the_originals_order() -> None:
@@ -92,3 +88,19 @@ def test_the_monitor_looks_every_sixty_seconds() -> None:
 
     ExoscaleOllamaAdapter(API_KEY, API_SECRET)._look_after(cast(Any, Over()))
     assert waited == [60]
+
+
+def test_create_instance_brings_one_up_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def none(_: object) -> dict[str, Any]:
+        raise NoInstance("none")
+
+    monkeypatch.setattr(provision, "run", lambda settings, **_: made.append(settings.zone))
+    monkeypatch.setattr(stop, "run", none)
+    with ExoscaleOllamaAdapter(API_KEY, API_SECRET, "de-fra-1") as adapter:
+        monkeypatch.setattr(adapter._source, "wake", lambda: None)
+        url = adapter.create_instance()
+        assert made == ["de-fra-1"]
+        assert url
+        assert url == adapter.get_ollama_url()

@@ -110,6 +110,15 @@ def test_no_option_of_the_command_takes_a_credential() -> None:
         assert not {name for name in names if re.search(r"key|secret|token|credential|password", name)}, verb
 
 
+# -- the adapter
+
+
+def test_the_adapter_is_imported_from_the_functions() -> None:
+    from functions import ExoscaleOllamaAdapter  # here, so that it is this test that fails without it
+
+    assert ExoscaleOllamaAdapter.__name__ == "ExoscaleOllamaAdapter"
+
+
 # -- files
 
 

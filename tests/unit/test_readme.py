@@ -79,7 +79,8 @@ def messages(*folders: str) -> str:
     return "\n".join(" ".join(one.split()) for one in found)
 
 
-OURS = messages("client", "functions", "cloudinit")
+SCRIPT = re.sub(r"\$\{[^}]*\}", "…", (ROOT / "client/page.js").read_text(encoding="utf-8"))
+OURS = f"{messages('client', 'functions', 'cloudinit')}\n{SCRIPT}"
 THEIRS = {  # Exoscale's own words, which the simulator says after it
     "Invalid request signature": messages("tests/simulator"),
     "Forbidden by role policy": messages("tests/simulator"),
