@@ -182,7 +182,7 @@ class Reader:
         value = self.env.get(variable, "").strip()
         if not value:
             self.problems.append(
-                f"{variable} is not set: make a key under IAM, API keys in the Exoscale portal and export it."
+                f"{variable} is not set: make a key under IAM, Keys in the Exoscale portal and export it."
             )
         elif not _CREDENTIAL_RE.fullmatch(value):
             self.problems.append(

@@ -150,7 +150,7 @@ class _Visit:
             says = "a signature made by a wrong clock is refused, whatever it is made with."
             credentials = unchecked("credentials", says, "Set the clock first.")
         elif isinstance(self.barred, CredentialsRejected):
-            do = "Set both again from one key of the portal's IAM, API keys; a lost secret takes a new key."
+            do = "Set both again from one key of the portal's IAM, Keys; a lost secret takes a new key."
             credentials = failed("credentials", str(self.barred), do)
         elif any(error is None or isinstance(error, Denied | NotFound) for error in came) and not self.barred:
             credentials = ok("credentials", "the API takes the signature.")

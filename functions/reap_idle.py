@@ -119,17 +119,20 @@ def tidy(
         thread.join(FINISH_S)
         while removed:
             one = removed.pop()
-            note(f"Instance {one.instance.id} ({one.instance.owned_name}) was {one.outcome} on the way: {one.reason}.")
+            said = shown(one)
+            note(f"Instance {said['id']} ({said['name']}) was {one.outcome} on the way: {one.reason}.")
 
     return finish
 
 
 def shown(outcome: Outcome) -> dict[str, str]:
     """One instance of a result."""
+    from client.model import printable
+
     instance = outcome.instance
     return {
         "id": instance.id,
-        "name": instance.owned_name,
+        "name": printable(instance.owned_name),
         "zone": instance.zone,
         "outcome": outcome.outcome,
         "reason": outcome.reason,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from client import prices
 from client.endpoint import Endpoint
 from client.errors import Denied, ExollamaError, OutOfTime
-from client.model import GONE, Instance
+from client.model import GONE, Instance, printable
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
@@ -146,7 +146,7 @@ def _describe(cloud: Cloud, instance: Instance, word: _Word, kind: str | None) -
     cost = prices.cost_so_far(running, age_s)
     return {
         "id": instance.id,
-        "name": instance.owned_name,
+        "name": printable(instance.owned_name),
         "zone": instance.zone,
         "state": instance.state,
         "type": kind,

@@ -31,6 +31,13 @@ def test_configured_zones_spare_the_listing_of_zones(zones: Zones) -> None:
     assert zones.made() == ["GET ch-gva-2/v2/instance"]
 
 
+def test_a_name_that_a_terminal_would_obey_is_shown_without_that(zones: Zones) -> None:
+    named = {**label_map(activity=IDLE), "exollama-name": "edited by hand"}
+    zones.instances["ch-gva-2"].append(instance(name="a\x1b[2Jb", labels=named))
+    result = reap_idle.run(settings(zones=("ch-gva-2",)), dry_run=True, **zones.injected)
+    assert (result["instances"][0]["name"], "\x1b" in reap_idle.text(result)) == ("a [2Jb", False)
+
+
 def test_an_idle_instance_is_read_asked_read_again_and_deleted_in_its_own_zone(zones: Zones) -> None:
     zones.instances["de-fra-1"].append(instance())
     result = reap_idle.run(settings(zones=("ch-gva-2", "de-fra-1")), **zones.injected)
