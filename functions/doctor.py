@@ -276,7 +276,7 @@ def price(settings: Settings, name: str) -> Finding:
     about = f"{name} has no price known here"
     if cost is not None:
         about = (
-            f"{name} costs about {cost:.3f} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
+            f"{name} costs about {cost:.5g} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
         )
     if most is not None and (cost is None or cost > most):
         do = "Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type."

@@ -122,7 +122,7 @@ def _too_dear(name: str, cost: float | None, settings: Settings) -> str | None:
     """That a type is beyond EXOSCALE_MAX_HOURLY_COST or has no price to compare with it, in a sentence, or None."""
     if settings.max_hourly_cost is None or (cost is not None and cost <= settings.max_hourly_cost):
         return None
-    about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
+    about = "has no price known here" if cost is None else f"costs about {cost:.5g} per hour"
     return f"{name} {about}, and EXOSCALE_MAX_HOURLY_COST is {settings.max_hourly_cost}."
 
 

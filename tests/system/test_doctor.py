@@ -177,7 +177,7 @@ TROUBLES = {
         unchecked=("memory", "price"),
     ),
     "a disk that is too small": Trouble(env=only(EXOSCALE_DISK_SIZE="10"), fails={"disk": "need about 15"}),
-    "too dear": Trouble(env=only(EXOSCALE_MAX_HOURLY_COST="0.01"), fails={"price": "about 0.100 per hour"}),
+    "too dear": Trouble(env=only(EXOSCALE_MAX_HOURLY_COST="0.01"), fails={"price": "about 0.10033 per hour"}),
     "a quota that is used up": Trouble(
         before=lambda simulator: setattr(simulator.options, "instance_quota", 0), fails={"quota": "0 of 0 in use"}
     ),

@@ -69,7 +69,7 @@ def test_a_disk_is_held_against_what_the_model_needs(model: str, disk_gib: int, 
 @pytest.mark.parametrize(
     ("name", "most", "state", "words"),
     [
-        ("standard.large", None, OK, "about 0.100 per hour"),
+        ("standard.large", None, OK, "about 0.10033 per hour"),
         ("standard.large", 0.11, OK, "at most 0.11"),
         ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09"),
         ("standard.new", None, WARNING, "no price known"),
