@@ -87,10 +87,10 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
             r"no type standard\.huge in ch-gva-2\. No other zone lists it either",
         ),
         (
-            dict.fromkeys(
-                (ZONE, "at-vie-1", "de-fra-1"),
-                [a_type("standard.huge", 32, zones=["de-fra-1"]), a_type("standard.large", 8)],
-            ),
+            {
+                zone: [a_type("standard.huge", 32, zones=["de-fra-1"]), a_type("standard.large", 8)]
+                for zone in (ZONE, "at-vie-1", "de-fra-1")
+            },
             r"no type standard\.huge in ch-gva-2\. It exists in de-fra-1\. Authorised here: standard\.large",
         ),
     ],
