@@ -76,7 +76,7 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
     [
         (
             {ZONE: [a_type("standard.huge", 32, authorized=False), a_type("standard.large", 8)]},
-            r"standard\.huge is not authorised for this account\. Ask Exoscale's support for it\. Authorised .*: standard\.large",
+            r"standard\.huge is not authorised for this account\. Ask Exoscale's support for it\. .*: standard\.large",
         ),
         (
             {ZONE: [a_type("standard.large", 8)], "de-fra-1": [a_type("standard.huge", 32)]},
