@@ -100,7 +100,11 @@ def test_a_system_without_a_known_driver_is_told_what_to_set(machine: GpuMachine
 @pytest.mark.parametrize(
     ("command", "when", "said"),
     [
-        ("apt-get", "*install*linux-modules-nvidia*", "E: Unable to locate package linux-modules-nvidia"),
+        (
+            "apt-get",
+            "*install*linux-modules-nvidia*",
+            "E: Couldn't find any package by regex 'linux-modules-nvidia-580-server-6.8.0-99-generic'",
+        ),
         ("nvidia-smi", "*", "Failed to initialize NVML: Driver/library version mismatch"),
         ("modprobe", "*nvidia_uvm", "modprobe: FATAL: Module nvidia not found"),
     ],
