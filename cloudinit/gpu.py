@@ -70,7 +70,7 @@ def load() -> None:
         run("modprobe -a nvidia nvidia_uvm")
         found = run("nvidia-smi -L")
     except Failed as problem:
-        if "No such device" in str(problem):
+        if re.search("No (such|supported|devices)", str(problem)):  # modprobe's words, and nvidia-smi's
             raise NoCard(f"no graphics card appears: {problem}") from None
         raise
     if not re.search(r"^GPU \d", found, re.MULTILINE):

@@ -133,6 +133,7 @@ def test_a_ready_made_module_that_cannot_be_used_is_replaced_by_one_that_is_buil
             "No such device",
         ),
         ("nvidia-smi", 'echo "No devices were found"', "No devices were found"),
+        ("nvidia-smi", 'echo "No devices were found"; exit 6', "No devices were found"),
     ],
 )
 def test_a_card_that_does_not_appear_fails_the_boot_and_nothing_is_built_for_it(
