@@ -323,6 +323,13 @@ def test_as_a_module_it_is_the_same_verb(records: Simulator) -> None:
     assert "0 failed" in done.out.splitlines()[-1]
 
 
+def test_a_type_with_more_cards_than_the_quota_has_left_is_warned_of(records: Simulator, clerk: Clerk) -> None:
+    records.options.authorized_gpus.add("gpua30")
+    found = diagnosed(clerk, code=0, EXOSCALE_INSTANCE_TYPE="gpua30.medium")["quota of gpua30"]
+    assert found["state"] == "warning"
+    assert "gpua30: 0 of 1 in use. The type has 2 cards" in found["says"]
+
+
 def test_the_simulated_quotas_are_those_of_the_zone(records: Simulator, clerk: Clerk) -> None:
     records.options.authorized_gpus.add("gpua30")
     plant(records)
