@@ -320,7 +320,7 @@ def _quota(resource: str, row: Mapping[str, Any] | None, takes: int, *, has_inst
     check = "quota" if resource == "instance" else f"quota of {resource}"
     usage, limit = (row.get("usage"), row.get("limit")) if row else (None, None)
     if not isinstance(usage, int) or not isinstance(limit, int):
-        return unchecked(check, f"the API names none for {resource}.", _LOOK.capitalize())
+        return unchecked(check, f"the API names none for {resource}.", f"To be sure, {_LOOK}")
     if limit < 0:
         return ok(check, f"{resource}: {usage} in use, no limit.")
     says = f"{resource}: {usage} of {limit} in use."
