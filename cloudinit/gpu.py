@@ -93,4 +93,7 @@ def warm_up(model: str, upstream: str) -> None:
         loaded = json.loads(answer.read()).get("models") or []
     if not any(one.get("size_vram") for one in loaded):
         ask("docker logs --tail 50 ollama")  # for boot.log
-        raise Failed(f"{model} runs on the processor: by /api/ps Ollama uses no memory of a graphics card")
+        raise Failed(
+            f"{model} runs on the processor: by /api/ps Ollama uses no memory of a graphics card. Set "
+            "EXOSCALE_OLLAMA_IMAGE to a release that knows this card, or EXOSCALE_INSTANCE_TYPE to another family"
+        )

@@ -168,4 +168,5 @@ def test_a_model_on_the_processor_fails_the_warm_up(machine: GpuMachine, loaded:
     assert machine.boot() == 1
     assert machine.report()["error"]["phase"] == "warmup"
     assert "tiny:1b runs on the processor" in machine.report()["error"]["message"]
+    assert "Set EXOSCALE_OLLAMA_IMAGE" in machine.report()["error"]["message"]
     assert machine.calls("docker logs") == ["docker logs --tail 50 ollama"]
