@@ -258,20 +258,21 @@ def _elsewhere(cloud: Cloud, settings: Settings, has: Callable[[Cloud, Settings]
     They are asked at once, and none that does not answer, even in the time there is, hides what the others say.
     """
 
-    def look(zone: str) -> bool | None:
+    def look(other: Cloud) -> bool | None:
         with suppress(ExollamaError):
-            return has(cloud.beside(zone), settings)
+            return has(other, settings)
         return None
 
     try:
-        others = [zone for zone in cloud.list_zones() if zone != cloud.zone]
+        # An endpoint without {zone} in it is always this one.
+        others = [other for zone in cloud.list_zones() if (other := cloud.beside(zone)).base != cloud.base]
     except ExollamaError:
         return ""
     answers = side_by_side(look, others, at_once=WORKERS)
-    having = [zone for zone, has_it in zip(others, answers, strict=True) if has_it]
+    having = [other.zone for other, has_it in zip(others, answers, strict=True) if has_it]
     if having:
         return f" It exists in {', '.join(having)}."
-    return "" if None in answers else " No other zone lists it either."
+    return " No other zone lists it either." if others and None not in answers else ""
 
 
 def security_group(cloud: Cloud, cidrs: tuple[str, ...], note: Note) -> str:

@@ -154,6 +154,14 @@ def test_other_zones_are_asked_at_once_and_one_that_does_not_answer_hides_no_oth
     assert "No other zone" not in str(refusal.value), "which nobody knows"
 
 
+def test_nothing_is_said_of_other_zones_where_the_endpoint_is_that_of_one() -> None:
+    account, one = Account(), settings(endpoint=f"https://api-{ZONE}.exoscale.com/v2", template="Mine")
+    account.templates["de-fra-1"] = []
+    cloud = Cloud(one, ZONE, account.send, clock=NOW.timestamp, sleep=lambda _: None)
+    with pytest.raises(ExollamaError, match=r"no template 'Mine' in ch-gva-2\. Ubuntu templates here"):
+        find_template(cloud, one)
+
+
 # -- disk
 
 
