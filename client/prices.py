@@ -33,7 +33,8 @@ def gpu_family(family: str) -> dict[str, Any] | None:
 def hourly_cost(instance_type: str, disk_gib: int) -> float | None:
     """About what an hour of a running instance costs, with its disk; None for a type without a price."""
     price = listed()["types"].get(instance_type)
-    return None if price is None else float(price) + disk_hourly_cost(disk_gib)
+    # Without the dust of binary fractions: a limit may be written as exactly this.
+    return None if price is None else round(float(price) + disk_hourly_cost(disk_gib), 6)
 
 
 def disk_hourly_cost(disk_gib: int) -> float:

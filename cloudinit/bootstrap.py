@@ -34,7 +34,10 @@ DOCKER = "https://download.docker.com/linux"
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
 RETRY_S = float(os.environ.get("EXOLLAMA_RETRY_S", "5"))
 ATTEMPTS = 4  # of whatever needs the network
-HOPELESS = re.compile("no space left|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)")
+HOPELESS = re.compile(
+    "no space left|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)"
+    "|find any package by"  # apt's last word on a name with dots in it, as a kernel's has
+)
 
 CERTIFICATE = """\
 [req]

@@ -70,7 +70,7 @@ def load() -> None:
         run("modprobe -a nvidia nvidia_uvm")
         found = run("nvidia-smi -L")
     except Failed as problem:
-        if "No such device" in str(problem):
+        if re.search("No (such|supported|devices)", str(problem)):  # modprobe's words, and nvidia-smi's
             raise NoCard(f"no graphics card appears: {problem}") from None
         raise
     if not re.search(r"^GPU \d", found, re.MULTILINE):
@@ -93,4 +93,7 @@ def warm_up(model: str, upstream: str) -> None:
         loaded = json.loads(answer.read()).get("models") or []
     if not any(one.get("size_vram") for one in loaded):
         ask("docker logs --tail 50 ollama")  # for boot.log
-        raise Failed(f"{model} runs on the processor: by /api/ps Ollama uses no memory of a graphics card")
+        raise Failed(
+            f"{model} runs on the processor: by /api/ps Ollama uses no memory of a graphics card. Set "
+            "EXOSCALE_OLLAMA_IMAGE to a release that knows this card, or EXOSCALE_INSTANCE_TYPE to another family"
+        )

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from client import metrics
 from client.errors import ExollamaError
 
 MAX_BODY: Final = 1 << 16
@@ -68,6 +67,8 @@ class Call(NamedTuple):
 
 def format_of(request: Request) -> str:
     """In what format an answer is wanted by its Accept: `html` by a browser, `prometheus` by that, else `json`."""
+    from client import metrics
+
     accept = ", ".join(value for name, value in request.headers.items() if name.lower() == "accept").lower()
     if request.method in _LOOKING and "text/html" in accept and "json" not in accept:  # which no browser names
         return "html"

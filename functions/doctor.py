@@ -197,7 +197,11 @@ class _Visit:
         except Denied:
             says = "the key's role does not allow list-quotas, which nothing else needs: deploy/iam leaves it out."
             return [unchecked("quota", says, f"Nothing, or {_LOOK}")]
-        return quotas(rows, self.settings, has_instance=bool(self._live))
+        wanted, cards = self.settings.instance_type or DEFAULT_TYPE, 1
+        if gpu.is_gpu(wanted):
+            types = self.cloud.list_instance_types()
+            cards = next((int(one.get("gpus") or 1) for one in types if type_name(one) == wanted), 1)
+        return quotas(rows, wanted, cards=cards, has_instance=bool(self._live))
 
     def instance(self) -> list[Finding]:
         try:
@@ -276,7 +280,7 @@ def price(settings: Settings, name: str) -> Finding:
     about = f"{name} has no price known here"
     if cost is not None:
         about = (
-            f"{name} costs about {cost:.3f} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
+            f"{name} costs about {cost:.5g} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
         )
     if most is not None and (cost is None or cost > most):
         do = "Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type."
@@ -300,29 +304,30 @@ def disk(settings: Settings) -> Finding:
     return ok("disk", says)
 
 
-def quotas(rows: Sequence[Mapping[str, Any]], settings: Settings, *, has_instance: bool) -> list[Finding]:
-    """Whether one more instance may be made, and one of a GPU family. `rows` are the API's quotas.
+def quotas(rows: Sequence[Mapping[str, Any]], wanted: str, *, cards: int, has_instance: bool) -> list[Finding]:
+    """Whether one more instance may be made, and one of a GPU type with so many cards. `rows` are the API's quotas.
 
     Their names are those that Exoscale's own command line reads: `instance`, and one for each GPU family.
     """
     by_name = {str(row.get("resource")): row for row in rows}
-    wanted = settings.instance_type or DEFAULT_TYPE
     return [
-        _quota(resource, by_name.get(resource), has_instance=has_instance)
-        for resource in ("instance", *([wanted.partition(".")[0]] if gpu.is_gpu(wanted) else []))
+        _quota(resource, by_name.get(resource), takes, has_instance=has_instance)
+        for resource, takes in (("instance", 1), *([(wanted.partition(".")[0], cards)] if gpu.is_gpu(wanted) else []))
     ]
 
 
-def _quota(resource: str, row: Mapping[str, Any] | None, *, has_instance: bool) -> Finding:
+def _quota(resource: str, row: Mapping[str, Any] | None, takes: int, *, has_instance: bool) -> Finding:
     check = "quota" if resource == "instance" else f"quota of {resource}"
     usage, limit = (row.get("usage"), row.get("limit")) if row else (None, None)
     if not isinstance(usage, int) or not isinstance(limit, int):
-        return unchecked(check, f"the API names none for {resource}.", _LOOK.capitalize())
+        return unchecked(check, f"the API names none for {resource}.", f"To be sure, {_LOOK}")
     if limit < 0:
         return ok(check, f"{resource}: {usage} in use, no limit.")
     says = f"{resource}: {usage} of {limit} in use."
-    if usage < limit:
+    if usage + takes <= limit:
         return ok(check, says)
+    if usage < limit:
+        return warning(check, f"{says} The type has {takes} cards, if those are what is counted.", gpu.quota(resource))
     if has_instance:
         return warning(check, says, f"Nothing while your instance lives; no other can be made. {_SUPPORT}")
     more = gpu.quota(resource) if gpu.is_gpu(resource) else f"Remove what is not needed. {_SUPPORT}"

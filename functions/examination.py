@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from client.boot import failure
 from client.endpoint import PORT, Endpoint
-from client.errors import Denied, EndpointError, Garbled, KeyRejected, Unreachable, Untrusted
+from client.errors import AgentDown, Denied, EndpointError, Garbled, KeyRejected, Unreachable, Untrusted
 from client.model import Instance, last_day, printable
 from client.settings import Settings
 from functions.cloud import Cloud
@@ -117,6 +117,8 @@ def _trouble(error: EndpointError, instance: Instance, now: datetime) -> Finding
     until = instance.booting_until(now)
     if until and now < until:
         return warning("reachable", says, "It may be booting: run this again in a few minutes.")
+    if isinstance(error, AgentDown):
+        return failed("reachable", says, _REMAKE)
     whom = "the whole internet" if instance.policy.reach == "any" else "the EXOSCALE_ALLOWED_CIDRS it was made with"
     return failed("reachable", says, f"Let port {PORT} out of your network; it lets in {whom}. {_REMAKE}")
 

@@ -11,12 +11,11 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from client.errors import ApiError, ExollamaError, OutOfTime, SettingsError
 from client.settings import Reader, Settings, whole
 from client.transport import Send
-from functions.answers import Answer
 from functions.budget import Budget
 from functions.calls import (
     MAX_BODY,
@@ -32,6 +31,9 @@ from functions.calls import (
     request_of,
 )
 from functions.transport import sparing_send
+
+if TYPE_CHECKING:
+    from functions.answers import Answer
 
 log = logging.getLogger("exollama.faas")
 
@@ -178,8 +180,10 @@ def _status(error: ExollamaError) -> int:
 # -- HTTP, in whatever shape
 
 
-def answer(request: Callable[[], Request], remaining_s: float | None = None) -> Answer:
+def answer(request: Callable[[], Request], remaining_s: float | None = None) -> "Answer":
     """Answer an HTTP request; `request` reads it. Raises nothing."""
+    from functions.answers import Answer  # which a schedule needs not
+
     form, head = "json", False  # of an error, which no metric tells
     try:
         asked = request()
@@ -312,7 +316,7 @@ async def asgi(
     await send({"type": "http.response.body", "body": said.body})
 
 
-def _sized(said: Answer) -> Headers:
+def _sized(said: "Answer") -> Headers:
     return [*said.headers.items(), ("Content-Length", str(said.length))]
 
 
@@ -338,7 +342,7 @@ def openfaas(event: Any, context: Any) -> dict[str, Any]:  # noqa: ARG001 - the 
     return {"statusCode": said.status, "body": said.body.decode(), "headers": said.headers}
 
 
-def azure(request: Any) -> Answer:
+def azure(request: Any) -> "Answer":
     """Azure Functions, HTTP trigger: takes azure.functions.HttpRequest; what comes back makes its HttpResponse."""
     return answer(
         lambda: Request(

@@ -43,6 +43,8 @@ def driver(name: str) -> str | None:
 
 def quota(name: str) -> str:
     """How to be allowed to use a type, in sentences."""
+    if not is_gpu(name):
+        return "Ask Exoscale's support for it."
     return _QUOTA + (_CERTIFICATE if _family(name) == "gpurtx6000pro" else "")
 
 

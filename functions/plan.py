@@ -15,11 +15,12 @@ from typing import Any, Final
 
 from client import __version__, labels, prices
 from client.endpoint import PORT
-from client.errors import ApiError, Conflict, ExollamaError
+from client.errors import Conflict, ExollamaError
 from client.model import Instance, type_name
 from client.settings import DEFAULT_TYPE, Secret, Settings
 from functions import fit, gpu, userdata
 from functions.cloud import Cloud
+from functions.zones import WORKERS, side_by_side
 
 Note = Callable[[str], None]
 _WHOLE_INTERNET: Final = frozenset({"0.0.0.0/0", "::/0"})
@@ -122,7 +123,7 @@ def _too_dear(name: str, cost: float | None, settings: Settings) -> str | None:
     """That a type is beyond EXOSCALE_MAX_HOURLY_COST or has no price to compare with it, in a sentence, or None."""
     if settings.max_hourly_cost is None or (cost is not None and cost <= settings.max_hourly_cost):
         return None
-    about = "has no price known here" if cost is None else f"costs about {cost:.3f} per hour"
+    about = "has no price known here" if cost is None else f"costs about {cost:.5g} per hour"
     return f"{name} {about}, and EXOSCALE_MAX_HOURLY_COST is {settings.max_hourly_cost}."
 
 
@@ -177,7 +178,7 @@ def find_template(cloud: Cloud, settings: Settings) -> dict[str, Any]:
 
 def find_type(cloud: Cloud, settings: Settings, note: Note) -> dict[str, Any]:
     """The type that was set, or the smallest authorised one that fits. Raises ExollamaError naming what there is."""
-    types = [t for t in cloud.list_instance_types() if not t.get("zones") or cloud.zone in t["zones"]]
+    types = _types(cloud)
     usable = sorted((t for t in types if t.get("authorized", True)), key=lambda t: int(t.get("memory") or 0))
     need = fit.memory_bytes(settings.model)
     wanted = settings.instance_type
@@ -238,24 +239,40 @@ def _fit_type(usable: list[dict[str, Any]], settings: Settings, need: int | None
     return fitting[0]
 
 
+def _types(cloud: Cloud) -> list[dict[str, Any]]:
+    """The types that the zone has: the API lists those of other zones as well, with theirs."""
+    return [t for t in cloud.list_instance_types() if not t.get("zones") or cloud.zone in t["zones"]]
+
+
 def _has_template(cloud: Cloud, settings: Settings) -> bool:
     return any(settings.template in (t.get("id"), t.get("name")) for t in cloud.list_templates())
 
 
 def _has_type(cloud: Cloud, settings: Settings) -> bool:
-    return any(
-        type_name(t) == settings.instance_type and t.get("authorized", True) for t in cloud.list_instance_types()
-    )
+    return any(type_name(t) == settings.instance_type and t.get("authorized", True) for t in _types(cloud))
 
 
 def _elsewhere(cloud: Cloud, settings: Settings, has: Callable[[Cloud, Settings], bool]) -> str:
-    """The other zones that have what is missing here, as half a sentence; best effort, on the way to an error."""
+    """The other zones that have what is missing here, as a sentence; best effort, on the way to an error.
+
+    They are asked at once, and none that does not answer, even in the time there is, hides what the others say.
+    """
+
+    def look(other: Cloud) -> bool | None:
+        with suppress(ExollamaError):
+            return has(other, settings)
+        return None
+
     try:
-        others = [zone for zone in cloud.list_zones() if zone != cloud.zone]
-        having = [zone for zone in others if has(cloud.beside(zone), settings)]
-    except ApiError:
+        # An endpoint without {zone} in it is always this one.
+        others = [other for zone in cloud.list_zones() if (other := cloud.beside(zone)).base != cloud.base]
+    except ExollamaError:
         return ""
-    return f" It exists in {', '.join(having)}." if having else " No other zone lists it either."
+    answers = side_by_side(look, others, at_once=WORKERS)
+    having = [other.zone for other, has_it in zip(others, answers, strict=True) if has_it]
+    if having:
+        return f" It exists in {', '.join(having)}."
+    return " No other zone lists it either." if others and None not in answers else ""
 
 
 def security_group(cloud: Cloud, cidrs: tuple[str, ...], note: Note) -> str:

@@ -109,10 +109,15 @@ def ask(cloud: Cloud, endpoint: Endpoint, *, tries: int = ASKS) -> tuple[dict[st
             return endpoint.status(), "", False
         except EndpointError as error:
             trouble, silent = str(error), silent and error.silent
-            if attempt >= tries and not (tries == ASKS and isinstance(error, AgentDown)):
+            patient = tries == ASKS and isinstance(error, AgentDown) and attempt < MOST_ASKS
+            if attempt >= tries and not patient:
                 break
-        if attempt < MOST_ASKS:
+        try:
             cloud.sleep(ASK_PAUSE_S)
+        except OutOfTime:
+            if attempt < tries:
+                raise
+            break  # no later pass would have more time for it, and it would run on for good
     return None, trouble, silent
 
 

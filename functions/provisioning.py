@@ -27,12 +27,10 @@ from client.model import Instance, owned_live
 from client.settings import Secret
 from functions.creating import create
 from functions.leftovers import Leftovers
-from functions.plan import Draft
+from functions.plan import Draft, Note
 from functions.policy import may_start
 from functions.protocol import vouched
 from functions.seams import Cloud, Connect, Endpoint
-
-Note = Callable[[str], None]
 
 ROUNDS: Final = 400
 """Looks at the list before giving up; they are seconds apart, and every long wait inside has a bound of its own."""
@@ -263,7 +261,9 @@ class Provisioning:
         except (ApiError, OperationFailed) as error:
             # Another run may have started it in between, or the answer was lost: its state tells.
             if self.cloud.get_instance(instance.id).state == "stopped":
-                raise ExollamaError(f"Instance {instance.id} cannot be started: {error}") from error
+                raise ExollamaError(
+                    f"Instance {instance.id} cannot be started: {error} `exollama stop` makes way for a fresh one."
+                ) from error
 
     def _disown(self, instance: Instance) -> None:
         self.note(f"Instance {instance.id} has our labels, but not our user-data: it is left alone.")

@@ -18,7 +18,7 @@ from client.model import printable
 TABLES: Final = (Path("/etc/crontab"), Path("/etc/cron.d"))
 _PATIENCE_S: Final = 5.0
 _MAX_FILES, _MAX_BYTES, _MAX_LINE = 200, 1 << 18, 2000
-_REAPS: Final = re.compile(r"(?!\s*#).*(?:\b(?:exollama|garuda-exoscale|client)\b.*\sreap\b|reap_idle)")
+_REAPS: Final = re.compile(r"(?!\s*#|.*--dry-run).*(?:\b(?:exollama|garuda-exoscale|client)\b.*\sreap\b|reap_idle)")
 _TIMER: Final = re.compile(r"[\w@:.\\-]*(?:exollama[\w-]*reap|reap_idle)[\w-]*\.timer")
 _PASSED_ON: Final = ("PATH", "HOME", "USER", "LOGNAME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 

@@ -89,8 +89,8 @@ def table() -> str:
         f"A month of {DAYS} days, each with {SESSIONS} sessions of {USE_MIN} minutes that find no machine running. "
         f"Idle timeout {TIMEOUT_MIN} min and a reaper every {REAPER_MIN} min, so that on average "
         f"{tail_min(TIMEOUT_MIN):.0f} min pass between the last request and the end ({tail_min(SHORT_MIN):.0f} with a "
-        f"timeout of {SHORT_MIN} min). A stopped machine starts in {START_MIN} min (assumed) and costs its "
-        f"disk. In {prices.CURRENCIES}, at the prices of {prices.listed()['as_of']}; how long a boot takes is assumed."
+        f"timeout of {SHORT_MIN} min). A stopped machine starts in {START_MIN} min and costs its disk. In "
+        f"{prices.CURRENCIES}, at the prices of {prices.listed()['as_of']}; how long a boot or start takes is assumed."
     )
     head = (f"| {cpu.instance_type} ({cpu.where}) | {gpu.instance_type} ({gpu.where}) |", "|---|---:|---:|")
     return "\n".join(

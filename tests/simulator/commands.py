@@ -109,7 +109,12 @@ def _apt_get(host: Host, argv: list[str], given: str) -> Result:
     if words[0] in ("install", "remove", "purge"):
         names = {word.partition("=")[0] for word in words[1:]}
         if lacking := [name for name in sorted(names) if name.startswith(host.plan.missing)]:
-            return Result(100, err=f"E: Unable to locate package {lacking[0]}\n")
+            unknown = f"E: Unable to locate package {lacking[0]}\n"
+            if "." in lacking[0]:  # a pattern, for all that apt knows
+                unknown += "".join(
+                    f"E: Couldn't find any package by {how} '{lacking[0]}'\n" for how in ("glob", "regex")
+                )
+            return Result(100, err=unknown)
         broken = "E: Unable to fetch some archives, maybe run apt-get update or try with --fix-missing?\n"
         for phase, wanted in (("nginx", "nginx"), ("docker", "docker")):
             if any(name.startswith(wanted) for name in names) and (failed := _phase(host, phase, broken, 100)):

@@ -177,7 +177,7 @@ TROUBLES = {
         unchecked=("memory", "price"),
     ),
     "a disk that is too small": Trouble(env=only(EXOSCALE_DISK_SIZE="10"), fails={"disk": "need about 15"}),
-    "too dear": Trouble(env=only(EXOSCALE_MAX_HOURLY_COST="0.01"), fails={"price": "about 0.100 per hour"}),
+    "too dear": Trouble(env=only(EXOSCALE_MAX_HOURLY_COST="0.01"), fails={"price": "about 0.10033 per hour"}),
     "a quota that is used up": Trouble(
         before=lambda simulator: setattr(simulator.options, "instance_quota", 0), fails={"quota": "0 of 0 in use"}
     ),
@@ -321,6 +321,13 @@ def test_as_a_module_it_is_the_same_verb(records: Simulator) -> None:
     done = User(records).run(module="functions.doctor").ended(0)
     assert done.out.startswith("ok    API: ")
     assert "0 failed" in done.out.splitlines()[-1]
+
+
+def test_a_type_with_more_cards_than_the_quota_has_left_is_warned_of(records: Simulator, clerk: Clerk) -> None:
+    records.options.authorized_gpus.add("gpua30")
+    found = diagnosed(clerk, code=0, EXOSCALE_INSTANCE_TYPE="gpua30.medium")["quota of gpua30"]
+    assert found["state"] == "warning"
+    assert "gpua30: 0 of 1 in use. The type has 2 cards" in found["says"]
 
 
 def test_the_simulated_quotas_are_those_of_the_zone(records: Simulator, clerk: Clerk) -> None:

@@ -133,7 +133,7 @@ def test_a_type_that_is_not_authorised_is_refused_before_anything_is_created(
         here[mega["id"]] = original
     if listed:
         assert "The type memory.mega is not authorised" in done.err
-        assert "Quotas of GPU types start at 0" in done.err
+        assert "Ask Exoscale's support for it" in done.err
     else:
         assert "no type memory.mega in ch-gva-2. It exists in de-fra-1." in done.err
     assert "standard.large" in done.err

@@ -100,7 +100,11 @@ def test_a_system_without_a_known_driver_is_told_what_to_set(machine: GpuMachine
 @pytest.mark.parametrize(
     ("command", "when", "said"),
     [
-        ("apt-get", "*install*linux-modules-nvidia*", "E: Unable to locate package linux-modules-nvidia"),
+        (
+            "apt-get",
+            "*install*linux-modules-nvidia*",
+            "E: Couldn't find any package by regex 'linux-modules-nvidia-580-server-6.8.0-99-generic'",
+        ),
         ("nvidia-smi", "*", "Failed to initialize NVML: Driver/library version mismatch"),
         ("modprobe", "*nvidia_uvm", "modprobe: FATAL: Module nvidia not found"),
     ],
@@ -129,6 +133,7 @@ def test_a_ready_made_module_that_cannot_be_used_is_replaced_by_one_that_is_buil
             "No such device",
         ),
         ("nvidia-smi", 'echo "No devices were found"', "No devices were found"),
+        ("nvidia-smi", 'echo "No devices were found"; exit 6', "No devices were found"),
     ],
 )
 def test_a_card_that_does_not_appear_fails_the_boot_and_nothing_is_built_for_it(
@@ -163,4 +168,5 @@ def test_a_model_on_the_processor_fails_the_warm_up(machine: GpuMachine, loaded:
     assert machine.boot() == 1
     assert machine.report()["error"]["phase"] == "warmup"
     assert "tiny:1b runs on the processor" in machine.report()["error"]["message"]
+    assert "Set EXOSCALE_OLLAMA_IMAGE" in machine.report()["error"]["message"]
     assert machine.calls("docker logs") == ["docker logs --tail 50 ollama"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from client.errors import BootFailed, OutOfTime, Unreachable
+from client.errors import AgentDown, BootFailed, OutOfTime, Unreachable
 from client.transport import Request, Response
 from functions.budget import Budget
-from functions.protocol import reap_one
+from functions.protocol import MOST_ASKS, reap_one
 from tests.fakes import NOW, Machine, Run, World, a_day_old, label_map
 from tests.reaping import IDLE, idle
 
@@ -168,6 +168,17 @@ def test_wherever_a_reap_runs_out_of_time_the_next_one_ends_it(action: str) -> N
         assert [machine.state for machine in world.machines.values()] == ([] if action == "destroy" else ["stopped"])
         assert len(world.named("delete_instance", "stop_instance")) == 1
     assert {"unfence", "wait", f"{'delete' if action == 'destroy' else 'stop'}_instance"} <= cut_in
+
+
+@pytest.mark.parametrize(
+    ("total_s", "asks", "outcome"), [(54.0, 12, "destroyed"), (29.0, 10, "destroyed"), (6.0, 2, "unfinished")]
+)
+def test_an_agent_that_stays_down_is_judged_in_the_time_there_is(total_s: float, asks: int, outcome: str) -> None:
+    world = World(idle())
+    world.fail("status", *[AgentDown("nginx is up.")] * MOST_ASKS)
+    world.sleep = Budget(total_s, sleep=world.sleep, monotonic=lambda: world.elapsed_s).sleep
+    assert reap_one(world, world.connect, world._seen(world.machines["a"], whole=False)).outcome == outcome
+    assert len(world.named("status")) == asks
 
 
 def test_a_fence_is_lifted_a_second_time_at_once_where_there_is_no_time_to_wait() -> None:

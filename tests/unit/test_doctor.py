@@ -69,7 +69,7 @@ def test_a_disk_is_held_against_what_the_model_needs(model: str, disk_gib: int, 
 @pytest.mark.parametrize(
     ("name", "most", "state", "words"),
     [
-        ("standard.large", None, OK, "about 0.100 per hour"),
+        ("standard.large", None, OK, "about 0.10033 per hour"),
         ("standard.large", 0.11, OK, "at most 0.11"),
         ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09"),
         ("standard.new", None, WARNING, "no price known"),
@@ -88,23 +88,26 @@ def row(resource: str, usage: object, limit: object) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     ("rows", "wanted", "has_instance", "states"),
-    [
-        ([row("instance", 3, 20)], None, False, [OK]),
-        ([row("instance", 20, 20)], None, False, [FAILED]),
-        ([row("instance", 20, 20)], None, True, [WARNING]),
-        ([row("instance", 20, -1)], None, False, [OK]),
-        ([], None, False, [UNCHECKED]),
-        ([row("instance", "many", None)], None, False, [UNCHECKED]),
+    [  # a small one has one card, a medium one two
+        ([row("instance", 3, 20)], "standard.large", False, [OK]),
+        ([row("instance", 20, 20)], "standard.large", False, [FAILED]),
+        ([row("instance", 20, 20)], "standard.large", True, [WARNING]),
+        ([row("instance", 20, -1)], "standard.large", False, [OK]),
+        ([], "standard.large", False, [UNCHECKED]),
+        ([row("instance", "many", None)], "standard.large", False, [UNCHECKED]),
         ([row("instance", 0, 20), row("gpua30", 0, 0)], "gpua30.small", False, [OK, FAILED]),
         ([row("instance", 0, 20), row("gpua30", 0, 1)], "gpua30.small", False, [OK, OK]),
+        ([row("instance", 0, 20), row("gpua30", 0, 2)], "gpua30.medium", False, [OK, OK]),
+        ([row("instance", 0, 20), row("gpua30", 0, 1)], "gpua30.medium", False, [OK, WARNING]),
+        ([row("instance", 0, 20), row("gpua30", 1, 2)], "gpua30.medium", False, [OK, WARNING]),
         ([row("instance", 0, 20), row("gpu3", 0, 1)], "gpua30.small", False, [OK, UNCHECKED]),
         ([row("instance", 0, 20), row("gpua30", 0, 0)], "standard.large", False, [OK]),
     ],
 )
 def test_quotas_are_told_for_instances_and_for_the_gpu_family_that_is_set(
-    rows: list[dict[str, object]], wanted: str | None, has_instance: bool, states: list[str]
+    rows: list[dict[str, object]], wanted: str, has_instance: bool, states: list[str]
 ) -> None:
-    found = quotas(rows, settings(instance_type=wanted), has_instance=has_instance)
+    found = quotas(rows, wanted, cards=1 + wanted.endswith("medium"), has_instance=has_instance)
     assert [one.state for one in found] == states
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.errors import EndpointError, Garbled, KeyRejected, OllamaError, Unreachable, Untrusted
+from client.errors import AgentDown, EndpointError, Garbled, KeyRejected, OllamaError, Unreachable, Untrusted
 from functions.examination import ASKED, by_answer, deadline
 from functions.findings import FAILED, OK, UNCHECKED, WARNING
 from tests.fakes import NOW
@@ -29,6 +29,8 @@ OLD: dict[str, Any] = {"created": ago(days=2), "activity": ago(hours=5)}
         (FENCED, OLD, "fence", WARNING, "shut"),
         (Unreachable("refused."), OLD, "reachable", FAILED, "refused"),
         (Unreachable("refused."), YOUNG, "reachable", WARNING, "refused"),
+        (AgentDown("nginx is up."), OLD, "reachable", FAILED, "nginx is up"),
+        (AgentDown("nginx is up."), YOUNG, "reachable", WARNING, "nginx is up"),
         (Garbled("nonsense."), YOUNG, "reachable", FAILED, "nonsense"),
         (Untrusted("not vouched for."), OLD, "certificate", FAILED, "not vouched for"),
         (KeyRejected("401."), OLD, "key", FAILED, "401"),
@@ -48,6 +50,12 @@ def test_each_check_is_told_and_what_builds_on_one_that_failed_is_not_checked(
     others = {one.check: one.state for one in found if one.check != trouble}
     assert others == {check: UNCHECKED if check in after else OK for check in others}
     assert all(bool(one.do) is (one.state != OK) for one in found)
+
+
+def test_where_nginx_answers_for_its_agent_nobody_is_sent_to_look_at_a_firewall() -> None:
+    reachable, *_ = by_answer(AgentDown("nginx is up."), seen(**OLD), NOW, "")
+    assert "network" not in reachable.do
+    assert "exollama stop --force" in reachable.do
 
 
 def test_who_is_let_in_is_said_where_nobody_answers() -> None:

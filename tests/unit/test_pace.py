@@ -84,4 +84,5 @@ def test_a_total_that_grew_starts_the_estimate_anew() -> None:
 
 
 def test_whatever_is_said_to_be_usual_is_short_and_no_measurement() -> None:
+    assert {"nginx", "docker", "gpu", "image", "container", "warmup"} <= set(USUALLY), "a boot's, but for the model"
     assert all(len(words) <= 18 and not any(c.isdigit() for c in words) for words in USUALLY.values())

@@ -1,16 +1,18 @@
 """What is settled before anything is charged: type, template, disk, cost, security group, labels and user-data."""
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from client import labels
-from client.errors import ApiError, ExollamaError
+from client.errors import ApiError, ExollamaError, OutOfTime
 from client.model import Instance
 from client.settings import Secret
-from client.transport import Response
+from client.transport import Request, Response
+from functions.cloud import Cloud
 from functions.plan import find_template, find_type, owned_labels, security_group
 from tests.fakes import API_SECRET, KEY, NONCE, NOW, ZONE, settings
 from tests.scripted import reply
@@ -74,7 +76,7 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
     [
         (
             {ZONE: [a_type("standard.huge", 32, authorized=False), a_type("standard.large", 8)]},
-            r"standard\.huge is not authorised for this account\. Quotas of GPU types start at 0, .*: standard\.large",
+            r"standard\.huge is not authorised for this account\. Ask Exoscale's support for it\. .*: standard\.large",
         ),
         (
             {ZONE: [a_type("standard.large", 8)], "de-fra-1": [a_type("standard.huge", 32)]},
@@ -84,8 +86,15 @@ def test_a_set_type_that_is_large_enough_is_taken_without_a_word() -> None:
             {ZONE: [a_type("standard.large", 8)], "de-fra-1": [a_type("standard.large", 8)]},
             r"no type standard\.huge in ch-gva-2\. No other zone lists it either",
         ),
+        (
+            {
+                zone: [a_type("standard.huge", 32, zones=["de-fra-1"]), a_type("standard.large", 8)]
+                for zone in (ZONE, "at-vie-1", "de-fra-1")
+            },
+            r"no type standard\.huge in ch-gva-2\. It exists in de-fra-1\. Authorised here: standard\.large",
+        ),
     ],
-    ids=["not authorised", "elsewhere", "nowhere"],
+    ids=["not authorised", "elsewhere", "nowhere", "each zone lists all"],
 )
 def test_a_set_type_that_cannot_be_had_is_refused_with_what_there_is(types: dict[str, Any], words: str) -> None:
     account = Account(types=types)
@@ -123,6 +132,34 @@ def test_that_the_zones_cannot_be_listed_does_not_hide_what_is_missing() -> None
     account.faults["GET /zone"] = lambda: reply({"message": "down"}, 400)
     with pytest.raises(ExollamaError, match=r"no template 'Mine' in ch-gva-2\. Ubuntu templates here"):
         account.draft(template="Mine")
+
+
+def test_other_zones_are_asked_at_once_and_one_that_does_not_answer_hides_no_other() -> None:
+    account, both = Account(), threading.Barrier(2, timeout=5)
+    account.templates |= {"at-vie-1": [], "de-fra-1": [{"id": "x", "name": "Mine"}]}
+
+    def send(request: Request) -> Response:
+        if "at-vie-1" in request.url or ("de-fra-1" in request.url and "public" in request.url):
+            both.wait()
+        if "at-vie-1" in request.url:
+            raise OutOfTime("the time is over")
+        return account.send(request)
+
+    cloud = Cloud(settings(), ZONE, send, clock=NOW.timestamp, sleep=lambda _: None)
+    with pytest.raises(ExollamaError, match=r"no template 'Mine' in ch-gva-2\. It exists in de-fra-1\."):
+        find_template(cloud, settings(template="Mine"))
+    account.templates["de-fra-1"] = []
+    with pytest.raises(ExollamaError, match=r"no template 'Mine' in ch-gva-2\. Ubuntu templates here") as refusal:
+        find_template(cloud, settings(template="Mine"))
+    assert "No other zone" not in str(refusal.value), "which nobody knows"
+
+
+def test_nothing_is_said_of_other_zones_where_the_endpoint_is_that_of_one() -> None:
+    account, one = Account(), settings(endpoint=f"https://api-{ZONE}.exoscale.com/v2", template="Mine")
+    account.templates["de-fra-1"] = []
+    cloud = Cloud(one, ZONE, account.send, clock=NOW.timestamp, sleep=lambda _: None)
+    with pytest.raises(ExollamaError, match=r"no template 'Mine' in ch-gva-2\. Ubuntu templates here"):
+        find_template(cloud, one)
 
 
 # -- disk

@@ -169,7 +169,7 @@ def test_a_start_whose_answer_was_lost_is_found_out() -> None:
 def test_a_start_that_is_refused_is_told() -> None:
     world = World(stopped(timedelta(hours=1)))
     world.fail("start_instance", Denied("PUT", "/instance/a:start", 403, "Forbidden by role policy"))
-    with pytest.raises(ExollamaError, match="Instance a cannot be started: PUT /instance/a:start: Forbidden"):
+    with pytest.raises(ExollamaError, match=r"cannot be started: PUT /instance/a:start: Forbidden.* `exollama stop`"):
         Run(world)()
 
 

@@ -29,6 +29,7 @@ Thu 2026-11-26 07:07:00 UTC 51min - - exollama-check.timer exollama-check.servic
         ("  # exollama reap", False),
         ("7 * * * * exollama status --check", False),
         ("7 * * * * exollama reaper", False),
+        ("*/10 * * * * exollama reap --dry-run", False),
         ("0 3 * * * /usr/bin/reap-logs", False),
         ("", False),
     ],
