@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from client.errors import ApiError, BootFailed, Draining, NotFound, OllamaError, Unreachable, Untrusted
-from client.model import Instance, printable
+from client.model import Instance, number, printable
 
 log = logging.getLogger("exollama.boot")
 
@@ -148,7 +148,7 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
     error = boot.get("error")
     if not isinstance(error, dict):
         return None
-    phase = str(error.get("phase") or boot["phase"])
+    phase = printable(error.get("phase") or boot["phase"])
     log = tuple(printable(line) for line in boot.get("log") or ())[-20:]
     return BootFailed(f"The boot failed in phase {phase}: {printable(error.get('message'))}", phase=phase, log=log)
 
@@ -191,7 +191,7 @@ def wait_ready(
             failed = failure(status)
             if failed:
                 raise failed
-            phase, percent = status["boot"]["phase"], status["boot"].get("percent")
+            phase, percent = status["boot"]["phase"], number(status["boot"].get("percent"))
             if phase == "ready":
                 return status
         progress(phase, percent, elapsed_s)

@@ -184,6 +184,13 @@ def printable(value: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
+def number(value: object) -> float | None:
+    """A number of a stranger's; None for what is none, or no measure of anything here."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        return float(value)
+    return None
+
+
 def last_day(zone: str, instance_id: str, deadline: datetime | None, now: datetime) -> str | None:
     """That the deadline of an instance is less than a day away, in words, or None."""
     if deadline is None or deadline - now > timedelta(days=1):

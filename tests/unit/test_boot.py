@@ -69,6 +69,15 @@ def test_silence_is_waited_out_and_phases_and_percent_are_told() -> None:
     assert booting.told == [("starting", None)] * 2 + [("model", 41.5)] * 2
 
 
+@pytest.mark.parametrize("percent", ["many", [41], True, -1, float("nan")], ids=str)
+def test_a_percentage_that_is_none_is_not_told(percent: object) -> None:
+    odd = status(phase="model")
+    odd["boot"]["percent"] = percent
+    booting = Booting(lambda s: status() if s else odd)
+    booting.wait()
+    assert booting.told == [("model", None)]
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_boot_that_fails_in_a_phase_is_told_at_once_with_phase_and_log(phase: str) -> None:
     booting = Booting(lambda s: status(phase=phase) if s < 2 else status(failed=phase))
@@ -169,6 +178,14 @@ def test_a_failure_that_is_told_incompletely_is_still_told(boot: dict[str, Any])
     told = failure(broken | {"boot": broken["boot"] | boot})
     assert told
     assert "The boot failed in phase" in str(told)
+
+
+def test_nothing_in_a_failure_is_obeyed_by_a_terminal() -> None:
+    broken = status(failed="docker")
+    broken["boot"]["error"]["phase"] = "do\x1b[2J"
+    told = failure(broken)
+    assert told
+    assert (told.phase, str(told).replace("\n", "").isprintable()) == ("do [2J", True)
 
 
 @pytest.mark.parametrize(("until_s", "told"), [(0, []), (1, []), (2, ["model"]), (9, ["model"])])
