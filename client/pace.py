@@ -12,6 +12,7 @@ USUALLY: Final[Mapping[str, str]] = {
     "starting": "a minute or two",
     "nginx": "under a minute",
     "docker": "under two minutes",
+    "gpu": "a few minutes",
     "image": "a few minutes",
     "container": "under a minute",
     "warmup": "under a minute",
