@@ -38,7 +38,6 @@ log = logging.getLogger("exollama.adapter")
 _LOOK_S = 60.0
 _STOP_S: Final = 5.0  # for the monitor's end: a pass that takes longer is safe to leave, or to lose
 _DRAIN_S: Final = 5.0  # for requests of this process at its end: `docker stop` kills after ten seconds
-_TRIES: Final = 3
 _AGAIN_S: Final = 1.0  # between looks at what is kept: a web server's workers end at once, and each sees the others'
 _RECORD_S: Final = 15.0  # between two words to the instance: callers record activity with every request of theirs
 _SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -286,7 +285,6 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
                 self._coming.add(told)
             progress(phase, percent, elapsed_s)
 
-        self._check()
         try:
             woken = provision.run(self._settings, progress=told)
         except Exception:
@@ -300,12 +298,12 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
 
     def _end_instance(self) -> bool:
         """Destroy it through its fence, where there is one. Raises ExollamaError where it is still there."""
-        tries = _TRIES
+        tries = 3
         while left := self._left():
             tries -= 1
             if not tries or any(one["outcome"] != "kept" for one in left):
-                words = " ".join(f"Instance {i['id']} is still there ({i['outcome']}): {i['reason']}." for i in left)
-                raise ExollamaError(f"{words} {_GOES}")
+                said = [f"Instance {i['id']} remains ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
+                raise ExollamaError(" ".join((*said, _GOES)))
             time.sleep(_AGAIN_S)
         log.info("no instance named %s is left in %s", self._settings.name, self._settings.zone)
         return True
@@ -314,6 +312,8 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         try:
             return [one for one in stop.run(self._settings)["instances"] if one["outcome"] != "destroyed"]
         except NoInstance:
+            if self._shutting and self._coming:
+                log.error("An instance that was asked for just now may come up still. %s", _GOES)
             return []
         except ExollamaError as error:
             raise ExollamaError(f"Whether an instance is left is not known: {error} {_GOES}") from error
@@ -339,8 +339,8 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         self.stop_idle_monitor()
         self._forwarder.close()
         used, self._url = self._url is not None, None
-        if used and self._told(self._end_instance) and self._coming:
-            log.error("An instance that was asked for just now may come up still. %s", _GOES)
+        if used:
+            self._told(self._end_instance)
 
     def _disarm(self) -> None:
         """Leave the end of this process to itself; where a signal came meanwhile, it is now."""

@@ -269,9 +269,13 @@ def test_a_shutdown_that_is_cut_short_or_cannot_see_what_is_left_says_what_becom
         assert "It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force" in said
 
 
-@pytest.mark.parametrize("phase", ["preparing", "creating"])
+@pytest.mark.parametrize(
+    ("phase", "ended", "comes"),
+    [("preparing", False, False), ("creating", False, True), ("creating", True, False)],
+    ids=["before", "after", "after, and it is ended"],
+)
 def test_a_shutdown_before_the_create_call_has_none_made_and_one_after_it_says_that_an_instance_may_come(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, phase: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, phase: str, ended: bool, comes: bool
 ) -> None:
     told, on, made_one = threading.Event(), threading.Event(), threading.Event()
 
@@ -284,7 +288,8 @@ def test_a_shutdown_before_the_create_call_has_none_made_and_one_after_it_says_t
         raise BootFailed("ended meanwhile", phase="creating")
 
     monkeypatch.setattr(provision, "run", provisioned)
-    monkeypatch.setattr(stop, "run", raising(NoInstance("none")))
+    destroyed = {"instances": [{"id": "an-id", "outcome": "destroyed", "reason": "as asked"}]}
+    monkeypatch.setattr(stop, "run", (lambda _: destroyed) if ended else raising(NoInstance("none")))
     one = made()
     monkeypatch.setattr(one._source, "wake", one._wake)
     waiting = threading.Thread(target=one.ensure_instance)
@@ -294,7 +299,7 @@ def test_a_shutdown_before_the_create_call_has_none_made_and_one_after_it_says_t
     on.set()
     waiting.join(10)
     late = "may come up still. It goes once nobody uses it"
-    assert (made_one.is_set(), late in caplog.text) == ((True, True) if phase == "creating" else (False, False))
+    assert (made_one.is_set(), late in caplog.text) == (phase == "creating", comes)
     assert one.last_error == "ended meanwhile" or "was shut down" in str(one.last_error)
 
 
@@ -329,14 +334,14 @@ def test_what_is_kept_is_looked_at_again_and_what_failed_is_not(
         outcome = next(left)
         if outcome is None:
             raise NoInstance("none")
-        return {"instances": [{"id": "an-id", "outcome": outcome, "reason": "because"}]}
+        return {"instances": [{"id": "an-id", "outcome": outcome, "reason": "because."}]}
 
     monkeypatch.setattr(stop, "run", stopped)
     one = made()
     assert one.destroy_instance() is expected
     assert len(outcomes) - len(list(left)) == looks
     assert (one.last_error is None) is expected
-    assert expected or "because" in str(one.last_error)
+    assert expected or "because. It goes once" in str(one.last_error)
 
 
 def test_a_mistake_in_a_pass_of_the_monitor_ends_it_not(
