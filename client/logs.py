@@ -138,7 +138,10 @@ def _follow(seen: Sequence[_Seen], session: Session, terminal: Terminal, *, as_j
         if time.monotonic() - began > budget_s:
             for one in waiting:
                 one.exit_code = 1
-                one.trouble = one.trouble or f"Its boot takes longer than it may, and stands in phase {one.phase}."
+                one.trouble = one.trouble or (
+                    f"Its boot takes longer than it may, and stands in phase {one.phase}. It goes by the next "
+                    "`exollama reap`; a longer EXOSCALE_BOOT_TIMEOUT is for one that `exollama provision` makes then."
+                )
             break
         api.sleep(POLL_S)
         if time.monotonic() - looked >= LOOK_S or any(one.instance.state != "running" for one in waiting):

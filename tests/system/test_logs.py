@@ -209,4 +209,6 @@ def test_a_boot_that_takes_too_long_ends_it_too(records: Simulator, clerk: Clerk
     boot = Boot(records, tmp_path, at("model", "a"))
     with boot.impostor, pytest.MonkeyPatch.context() as patch:
         patch.setattr("client.logs.boot_budget_s", lambda *_: 0.2)
-        clerk.run("logs", "--follow").ended(1, "takes longer than it may, and stands in phase model")
+        clerk.run("logs", "--follow").ended(
+            1, "takes longer than it may, and stands in phase model", "`exollama reap`", "EXOSCALE_BOOT_TIMEOUT"
+        )
