@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,7 +43,11 @@ def logs(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     if not seen:
         raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`.")
     terminal.progress("asking the instance", None, 0.0)
+    kinds: dict[str, str] = {}
+    with suppress(ApiError):  # then there is its id
+        kinds = api.type_names()
     for one in seen:
+        one.kind = one.instance.type or kinds.get(one.instance.type_id or "")
         one.look(session)
     terminal.clear()
     described = [one.describe(api) for one in seen]
@@ -64,6 +68,7 @@ class _Seen:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
+        self.kind: str | None = None
         self.said: dict[str, Any] | None = None
         self.trouble = ""
         self.exit_code = 0
@@ -118,6 +123,7 @@ class _Seen:
             "state": instance.state,
             "address": instance.address,
             "model": instance.model,
+            "type": self.kind,
             "type_id": instance.type_id,
             "created": instance.created and instance.created.isoformat(),
             "activity": activity and activity.isoformat(),
@@ -192,7 +198,7 @@ def text(one: Mapping[str, Any]) -> str:
         "id": one["id"],
         "address": f"{one['address']}:{PORT}" if one["address"] else "none yet",
         "model": one["model"] or "?",
-        "type": one["type_id"] or "?",
+        "type": one["type"] or one["type_id"] or "?",
         "created": one["created"] or "?",
         "last use": f"{one['activity'] or '?'} (by its label)",
         "idle timeout": _span(one["idle_timeout_s"]),
