@@ -10,6 +10,7 @@ goes once idle, a later request brings it back, and it goes with the app, be tha
 import json
 import os
 import threading
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ def ask() -> tuple[dict[str, Any], int]:
             f"{settings.ollama_url}/api/generate", json.dumps(body).encode(), timeout=1800
         ) as answer:
             return {"response": json.load(answer)["response"], "from": settings.ollama_url}, 200
+    except urllib.error.HTTPError as error:  # which says why: how far a boot is, that there is no such model
+        return {"error": f"Ollama at {settings.ollama_url}: {error.read().decode('utf-8', 'replace')}"}, error.code
     except OSError as error:
         return {"error": f"Ollama at {settings.ollama_url}: {error}"}, 503
 

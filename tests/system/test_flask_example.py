@@ -62,6 +62,10 @@ def test_it_starts_an_instance_answers_from_it_and_ends_it_with_itself(
         status, said = ask(run)
         assert (status, said["response"][-4:]) == (200, "why?"), said
         assert said["from"] != NOBODY
+        cloud.ollama(fail_generate="out of memory")
+        status, said = ask(run)
+        cloud.ollama(fail_generate=None)
+        assert (status, "out of memory" in said["error"]) == (500, True), said
         run.process.send_signal(number)
         done = run.end(30)
     assert done.code == code, done.said
