@@ -87,7 +87,7 @@ class Instance:
             address=address if isinstance(address, str) and address else None,
             labels={str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {},
             managed=bool(data.get("manager")),
-            type_id=kind.get("id"),
+            type_id=kind["id"] if isinstance(kind.get("id"), str) else None,
             type=type_name(kind) if kind.get("family") and kind.get("size") else None,
             disk_gib=disk_gib if isinstance(disk_gib, int) else None,
             user_data=Secret(user_data) if isinstance(user_data, str) else None,
