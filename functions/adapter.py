@@ -32,7 +32,6 @@ from functions import provision, reap_idle, stop
 from functions.zones import failures
 
 T = TypeVar("T")
-
 log = logging.getLogger("exollama.adapter")
 
 _LOOK_S = 60.0
@@ -291,6 +290,7 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
             self._coming.discard(told)
             raise
         self._coming.discard(told)
+        log.info("instance %s is ready", woken["id"])
         if self._shutting:
             self._end_instance()
             self._check()
@@ -300,8 +300,8 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         """Destroy it through its fence, where there is one. Raises ExollamaError where it is still there."""
         tries = 3
         while left := self._left():
-            tries -= 1
-            if not tries or any(one["outcome"] != "kept" for one in left):
+            tries -= 2 if any(one["outcome"] != "kept" for one in left) else 1  # or another worker's end came between
+            if tries <= 0:
                 said = [f"Instance {i['id']} remains ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
                 raise ExollamaError(" ".join((*said, _GOES)))
             time.sleep(_AGAIN_S)

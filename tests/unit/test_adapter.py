@@ -321,10 +321,11 @@ def test_a_signal_ends_what_each_adapter_has_and_then_the_process(monkeypatch: p
         (["kept", "destroyed"], True, 2),
         (["kept", None], True, 2),
         (["kept"] * 3, False, 3),
-        (["failed"], False, 1),
+        (["failed", None], True, 2),
+        (["failed", "failed"], False, 2),
     ],
 )
-def test_what_is_kept_is_looked_at_again_and_what_failed_is_not(
+def test_what_is_kept_is_looked_at_twice_again_and_what_failed_once(
     monkeypatch: pytest.MonkeyPatch, outcomes: list[str | None], expected: bool, looks: int
 ) -> None:
     monkeypatch.setattr(adapter, "_AGAIN_S", 0.0)
