@@ -8,6 +8,7 @@ goes once idle, a later request brings it back, and it goes with the app, be tha
 """
 
 import json
+import logging
 import os
 import threading
 import urllib.error
@@ -51,6 +52,9 @@ def start() -> None:
     """Have an instance, where there are credentials."""
     if not (os.environ.get("EXOSCALE_API_KEY") and os.environ.get("EXOSCALE_API_SECRET")):
         return
+    logging.basicConfig()
+    for name in ("adapter", "provision"):  # what is created, about what it costs, and its end
+        logging.getLogger(f"exollama.{name}").setLevel(logging.INFO)
     adapter = ExoscaleOllamaAdapter.from_env()
     adapter.start_idle_monitor()  # in the main thread: from here on, the end of the process shuts the adapter down
 
