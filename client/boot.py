@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from client.errors import ApiError, BootFailed, Draining, NotFound, OllamaError, Unreachable, Untrusted
-from client.model import Instance, number, printable
+from client.model import Instance, printable
 
 log = logging.getLogger("exollama.boot")
 
@@ -191,7 +191,7 @@ def wait_ready(
             failed = failure(status)
             if failed:
                 raise failed
-            phase, percent = status["boot"]["phase"], number(status["boot"].get("percent"))
+            phase, percent = status["boot"]["phase"], status["boot"].get("percent")
             if phase == "ready":
                 return status
         progress(phase, percent, elapsed_s)

@@ -69,15 +69,6 @@ def test_silence_is_waited_out_and_phases_and_percent_are_told() -> None:
     assert booting.told == [("starting", None)] * 2 + [("model", 41.5)] * 2
 
 
-@pytest.mark.parametrize("percent", ["many", [41], True, -1, float("nan")], ids=str)
-def test_a_percentage_that_is_none_is_not_told(percent: object) -> None:
-    odd = status(phase="model")
-    odd["boot"]["percent"] = percent
-    booting = Booting(lambda s: status() if s else odd)
-    booting.wait()
-    assert booting.told == [("model", None)]
-
-
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_boot_that_fails_in_a_phase_is_told_at_once_with_phase_and_log(phase: str) -> None:
     booting = Booting(lambda s: status(phase=phase) if s < 2 else status(failed=phase))
