@@ -302,7 +302,7 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         while left := self._left():
             tries -= 2 if any(one["outcome"] != "kept" for one in left) else 1  # or another worker's end came between
             if tries <= 0:
-                said = [f"Instance {i['id']} remains ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
+                said = [f"Instance {i['id']} is still there ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
                 raise ExollamaError(" ".join((*said, _GOES)))
             time.sleep(_AGAIN_S)
         log.info("no instance named %s is left in %s", self._settings.name, self._settings.zone)
