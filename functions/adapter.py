@@ -290,7 +290,7 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
             self._coming.discard(told)
             raise
         self._coming.discard(told)
-        log.info("instance %s is ready", woken["id"])
+        log.info("the instance is ready")
         if self._shutting:
             self._end_instance()
             self._check()
