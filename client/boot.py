@@ -152,7 +152,7 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
     error = boot.get("error")
     if not isinstance(error, dict):
         return None
-    phase = str(error.get("phase") or boot["phase"])
+    phase = printable(error.get("phase") or boot["phase"])
     log = tuple(printable(line) for line in boot.get("log") or ())[-20:]
     return BootFailed(f"The boot failed in phase {phase}: {printable(error.get('message'))}", phase=phase, log=log)
 

@@ -51,7 +51,8 @@ def chat(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
         except ExollamaError as error:
             if not prompts.typed or not talk.answered:
                 raise
-            terminal.note(f"{error} The conversation so far is kept; type the prompt again.")
+            terminal.note(str(error))
+            terminal.note("The conversation so far is kept; type the prompt again.")
     leave()
     return 0
 

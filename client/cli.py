@@ -220,8 +220,9 @@ def _serve_arguments(one: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
     """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if sys.stdout is None:  # closed (>&-): what is printed goes nowhere, as it was asked
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed (>&-, 2>&-): what is printed goes nowhere, as it was asked
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model answers in any script, a terminal shows what it can
     try:

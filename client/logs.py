@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from client.api import Api
 from client.boot import LOOK_S, boot_budget_s
 from client.endpoint import PORT
 from client.errors import ApiError, ExollamaError, KeyRejected, NoInstance, SettingsError
-from client.model import Instance, owned_live, printable
+from client.model import Instance, number, owned_live, printable
 from client.session import Session
 from client.settings import Settings
 from client.terminal import Terminal
@@ -43,7 +43,11 @@ def logs(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     if not seen:
         raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`.")
     terminal.progress("asking the instance", None, 0.0)
+    kinds: dict[str, str] = {}
+    with suppress(ApiError):  # then there is its id
+        kinds = api.type_names()
     for one in seen:
+        one.kind = one.instance.type or kinds.get(one.instance.type_id or "")
         one.look(session)
     terminal.clear()
     described = [one.describe(api) for one in seen]
@@ -64,6 +68,7 @@ class _Seen:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
+        self.kind: str | None = None
         self.said: dict[str, Any] | None = None
         self.trouble = ""
         self.exit_code = 0
@@ -118,6 +123,7 @@ class _Seen:
             "state": instance.state,
             "address": instance.address,
             "model": instance.model,
+            "type": self.kind,
             "type_id": instance.type_id,
             "created": instance.created and instance.created.isoformat(),
             "activity": activity and activity.isoformat(),
@@ -138,7 +144,10 @@ def _follow(seen: Sequence[_Seen], session: Session, terminal: Terminal, *, as_j
         if time.monotonic() - began > budget_s:
             for one in waiting:
                 one.exit_code = 1
-                one.trouble = one.trouble or f"Its boot takes longer than it may, and stands in phase {one.phase}."
+                one.trouble = one.trouble or (
+                    f"Its boot takes longer than it may, and stands in phase {one.phase}. It goes by the next "
+                    "`exollama reap`; a longer EXOSCALE_BOOT_TIMEOUT is for one that `exollama provision` makes then."
+                )
             break
         api.sleep(POLL_S)
         if time.monotonic() - looked >= LOOK_S or any(one.instance.state != "running" for one in waiting):
@@ -159,7 +168,7 @@ def _follow(seen: Sequence[_Seen], session: Session, terminal: Terminal, *, as_j
             if not one.over:
                 phases = _phases(boot) if one.said else []
                 spent_s = phases[-1][1] if phases else time.monotonic() - began
-                terminal.progress(one.phase or "starting", _number(boot.get("percent")), spent_s)
+                terminal.progress(one.phase or "starting", number(boot.get("percent")), spent_s)
     terminal.clear()
 
 
@@ -189,7 +198,7 @@ def text(one: Mapping[str, Any]) -> str:
         "id": one["id"],
         "address": f"{one['address']}:{PORT}" if one["address"] else "none yet",
         "model": one["model"] or "?",
-        "type": one["type_id"] or "?",
+        "type": one["type"] or one["type_id"] or "?",
         "created": one["created"] or "?",
         "last use": f"{one['activity'] or '?'} (by its label)",
         "idle timeout": _span(one["idle_timeout_s"]),
@@ -212,7 +221,7 @@ def text(one: Mapping[str, Any]) -> str:
 
 def _boot(boot: Mapping[str, Any]) -> Iterator[str]:
     """The boot as lines: where it stands, each phase with its seconds as a bar, and its error."""
-    total_s, percent, phase = _number(boot.get("elapsed_s")) or 0.0, _number(boot.get("percent")), boot["phase"]
+    total_s, percent, phase = number(boot.get("elapsed_s")) or 0.0, number(boot.get("percent")), boot["phase"]
     over = phase in OVER
     share = "" if percent is None or over else f" {percent:.0f} %"
     yield f"  {'boot':<13} {phase}{share}, {'after' if over else 'for'} {total_s:.0f} s"
@@ -229,12 +238,12 @@ def _phases(boot: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Each phase with its seconds; the last one is under way, unless the boot is over."""
     given = boot.get("phases")
     phases = [
-        (_word(one.get("phase"))[:13], _number(one.get("seconds")) or 0.0)
+        (_word(one.get("phase"))[:13], number(one.get("seconds")) or 0.0)
         for one in (given if isinstance(given, list) else ())
         if isinstance(one, dict)
     ]
     if boot["phase"] not in (*OVER, "starting"):
-        so_far_s = (_number(boot.get("elapsed_s")) or 0.0) - sum(seconds for _, seconds in phases)
+        so_far_s = (number(boot.get("elapsed_s")) or 0.0) - sum(seconds for _, seconds in phases)
         phases.append((boot["phase"][:13], max(0.0, so_far_s)))
     return phases
 
@@ -254,12 +263,6 @@ def _word(value: object) -> str:
 
 def _items(value: object) -> list[tuple[str, Any]]:
     return list(value.items()) if isinstance(value, dict) else []
-
-
-def _number(value: object) -> float | None:
-    """A number of a stranger's; None for what is none."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
-    return float(value) if ok else None  # type: ignore[arg-type]
 
 
 def _span(seconds: float) -> str:

@@ -87,7 +87,7 @@ class Instance:
             address=address if isinstance(address, str) and address else None,
             labels={str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {},
             managed=bool(data.get("manager")),
-            type_id=kind.get("id"),
+            type_id=kind["id"] if isinstance(kind.get("id"), str) else None,
             type=type_name(kind) if kind.get("family") and kind.get("size") else None,
             disk_gib=disk_gib if isinstance(disk_gib, int) else None,
             user_data=Secret(user_data) if isinstance(user_data, str) else None,
@@ -182,6 +182,13 @@ def type_name(instance_type: Mapping[str, Any]) -> str:
 def printable(value: object) -> str:
     """Words from elsewhere, on one line and without what a terminal would obey."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def number(value: object) -> float | None:
+    """A number of a stranger's; None for what is none, or no measure of anything here."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15:
+        return float(value)
+    return None
 
 
 def last_day(zone: str, instance_id: str, deadline: datetime | None, now: datetime) -> str | None:

@@ -28,7 +28,7 @@ from client.errors import (
     StreamCut,
     Unreachable,
 )
-from client.model import Instance, owned_live
+from client.model import Instance, number, owned_live, printable
 from client.settings import Secret, Settings
 
 log = logging.getLogger("exollama.session")
@@ -274,9 +274,9 @@ def pull(endpoint: Endpoint, model: str, progress: Progress) -> None:
     totals: dict[str, tuple[float, float]] = {}
     for item in _lines(endpoint, "/api/pull", {"model": model, "stream": True}):
         if item.get("error"):
-            raise OllamaError(f"The model {model} cannot be pulled: {item['error']}", status=200)
-        if item.get("digest") and item.get("total"):
-            totals[str(item["digest"])] = (float(item.get("completed") or 0), float(item["total"]))
+            raise OllamaError(f"The model {model} cannot be pulled: {printable(item['error'])[:500]}", status=200)
+        if item.get("digest") and (size := number(item.get("total"))):
+            totals[str(item["digest"])] = (number(item.get("completed")) or 0.0, size)
         total = sum(size for _, size in totals.values())
         percent = 100 * sum(done for done, _ in totals.values()) / total if total else None
         progress("model", percent, time.monotonic() - began)
@@ -292,7 +292,9 @@ def _stream(endpoint: Endpoint, payload: Mapping[str, Any], on_text: Callable[[s
     with closing(_lines(endpoint, "/api/chat" if talks else "/api/generate", payload)) as items:
         for item in items:
             if item.get("error"):
-                raise OllamaError(f"Ollama ended the answer with an error: {item['error']}", status=200)
+                raise OllamaError(
+                    f"Ollama ended the answer with an error: {printable(item['error'])[:500]}", status=200
+                )
             message = item.get("message")
             said = (message.get("content") if isinstance(message, dict) else None) if talks else item.get("response")
             if said:
@@ -312,7 +314,7 @@ def _lines(endpoint: Endpoint, path: str, payload: Mapping[str, Any]) -> Generat
         while line := answer.readline(MAX_LINE):
             try:
                 item = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 item = None
             if not isinstance(item, dict):
                 raise StreamCut(f"{endpoint.url}{path} sent a line that is no JSON object: {line[:80]!r}.")

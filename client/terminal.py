@@ -71,7 +71,10 @@ class Terminal:
     def _draw(self) -> None:
         phase, percent, since_s = self._told
         words = self._pace.words(phase, percent, max(0.0, since_s + time.monotonic()))
-        line = f"exollama: {words}"[: shutil.get_terminal_size().columns - 1]
+        columns = 0
+        with contextlib.suppress(OSError):  # of this stream, as standard output may be a pipe
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        line = f"exollama: {words}"[: shutil.get_terminal_size((columns or 80, 24)).columns - 1]
         if line != self._drawn:
             self._drawn = line
             self._stream.write(_CLEARED + (f"{_DIM}{line}{_PLAIN}" if self._coloured else line))

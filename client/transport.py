@@ -63,7 +63,7 @@ def settled(outcome: Response | Disconnected) -> Response:
 
 def once(make: Callable[[], T]) -> Callable[[], T]:
     """What makes a thing at the first call, in whichever thread that is, and returns the same ever after."""
-    made, making = functools.cache(make), threading.Lock()
+    made, making = functools.cache(make), threading.RLock()  # a signal may be handled in the middle, and come here
 
     def get() -> T:
         with making:

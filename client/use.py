@@ -142,8 +142,10 @@ def generate(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
     whole = args.no_stream or args.json
     answer_to, leave = answerer(args, settings, terminal)
     answer = answer_to(asked, shower(terminal, whole=whole))
+    if args.no_stream and not args.json:
+        shower(terminal, whole=False)(answer["response"])
     terminal.clear()
-    print(json.dumps(answer) if args.json else answer["response"] if whole else "")
+    print(json.dumps(answer) if args.json else "")
     leave()
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import http.client
 import json
 import logging
 import os
@@ -19,9 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import client
 from client.boot import Board, Progress, silent
@@ -30,25 +27,20 @@ from client.errors import EndpointError, ExollamaError, NoInstance, OllamaError,
 from client.model import owned_live
 from client.running import HOLD_S, by_credentials
 from client.settings import DEFAULT_IDLE_S, DEFAULT_MODEL, DEFAULT_TYPE, DEFAULT_ZONE, Settings
+from client.transport import Disconnected, Request, http_client_send
 from functions import provision, reap_idle, stop
 from functions.zones import failures
 
 T = TypeVar("T")
-
 log = logging.getLogger("exollama.adapter")
 
 _LOOK_S = 60.0
-_STOP_S: Final = 5.0
-"""How long the monitor's end is waited for; a pass that takes longer is safe to leave, or to lose."""
-_DRAIN_S: Final = 5.0
-"""How long requests of this process get at its end: `docker stop` kills after ten seconds."""
-_TRIES: Final = 3
-_AGAIN_S: Final = 1.0
-"""Between looks at an instance that is kept: a web server's workers end at once, and each sees what another does."""
-_ENDED_S: Final = 900.0
-_RECORD_S: Final = 15.0
-"""How often activity is told to the instance at most, where callers tell it with every request of theirs."""
+_STOP_S: Final = 5.0  # for the monitor's end: a pass that takes longer is safe to leave, or to lose
+_DRAIN_S: Final = 5.0  # for requests of this process at its end: `docker stop` kills after ten seconds
+_AGAIN_S: Final = 1.0  # between looks at what is kept: a web server's workers end at once, and each sees the others'
+_RECORD_S: Final = 15.0  # between two words to the instance: callers record activity with every request of theirs
 _SIGNALS: Final = ("SIGTERM", "SIGINT", "SIGHUP")
+_GOES: Final = "It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force"
 _ARGUMENTS: Final = {
     "EXOSCALE_API_KEY": "api_key",
     "EXOSCALE_API_SECRET": "api_secret",
@@ -63,7 +55,7 @@ _ARGUMENTS: Final = {
 """The variable that says the same as each argument of the constructor, in its order."""
 
 
-class ExoscaleOllamaAdapter:
+class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAdapter"]):
     """A private Ollama for this process: `ensure_instance` gives a URL that existing code can just post to.
 
     Thread-safe. The instance is shared with whoever uses the same name in the same zone. Once something was started,
@@ -138,11 +130,8 @@ class ExoscaleOllamaAdapter:
         self._source = by_credentials(self._settings, self._wake, Board())
         self._over = threading.Event()
         self._monitor: threading.Thread | None = None
-        self._guest = self._url is not None
-        """Whether what was started is another process's, which ends it."""
-
-    def __enter__(self) -> ExoscaleOllamaAdapter:
-        return self
+        self._coming: set[Progress] = set()  # of those who asked for an instance, and know not what came of it
+        self._guest = self._url is not None  # what was started is another process's, which ends it
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
@@ -190,11 +179,10 @@ class ExoscaleOllamaAdapter:
 
         Told at most every 15 seconds, and written into its label at most once a quarter of the idle timeout.
         """
-        with self._lock:
-            now = time.monotonic()
-            if now < self._record_due:
-                return
-            self._record_due = now + min(_RECORD_S, self._settings.idle_s / 4)
+        now = time.monotonic()
+        if now < self._record_due:
+            return
+        self._record_due = now + min(_RECORD_S, self._settings.idle_s / 4)
 
         def touch() -> None:
             session = self._source.session
@@ -252,10 +240,13 @@ class ExoscaleOllamaAdapter:
         if first:
             try:
                 self._shut()
+            except BaseException:  # a second Ctrl-C, say
+                log.error("The shutdown was cut short: an instance may be left. %s", _GOES)
+                raise
             finally:
                 self._ended.set()
         elif self._shutting is not here:
-            self._ended.wait(_ENDED_S)
+            self._ended.wait(900)
         if self._ended.is_set() and here is threading.main_thread():
             self._disarm()
 
@@ -286,8 +277,20 @@ class ExoscaleOllamaAdapter:
             return self._url
 
     def _wake(self, progress: Progress = silent) -> Mapping[str, Any]:
-        self._check()
-        woken = provision.run(self._settings, progress=progress)
+        def told(phase: str, percent: float | None, elapsed_s: float) -> None:
+            if told not in self._coming:
+                self._check()  # so far nothing was asked for
+            if phase in ("creating", "starting"):
+                self._coming.add(told)
+            progress(phase, percent, elapsed_s)
+
+        try:
+            woken = provision.run(self._settings, progress=told)
+        except Exception:
+            self._coming.discard(told)
+            raise
+        self._coming.discard(told)
+        log.info("the instance is ready")
         if self._shutting:
             self._end_instance()
             self._check()
@@ -295,23 +298,25 @@ class ExoscaleOllamaAdapter:
 
     def _end_instance(self) -> bool:
         """Destroy it through its fence, where there is one. Raises ExollamaError where it is still there."""
-        left: list[Any] = []
-        for attempt in range(_TRIES):
-            if attempt:
-                time.sleep(_AGAIN_S)
-            try:
-                left = [one for one in stop.run(self._settings)["instances"] if one["outcome"] != "destroyed"]
-            except NoInstance:
-                left = []
-            if any(one["outcome"] != "kept" for one in left) or not left:
-                break
-        if left:
-            words = " ".join(f"Instance {i['id']} is still there ({i['outcome']}): {i['reason']}." for i in left)
-            raise ExollamaError(
-                f"{words} It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force"
-            )
+        tries = 3
+        while left := self._left():
+            tries -= 2 if any(one["outcome"] != "kept" for one in left) else 1  # or another worker's end came between
+            if tries <= 0:
+                said = [f"Instance {i['id']} is still there ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
+                raise ExollamaError(" ".join((*said, _GOES)))
+            time.sleep(_AGAIN_S)
         log.info("no instance named %s is left in %s", self._settings.name, self._settings.zone)
         return True
+
+    def _left(self) -> list[Any]:
+        try:
+            return [one for one in stop.run(self._settings)["instances"] if one["outcome"] != "destroyed"]
+        except NoInstance:
+            if self._shutting and self._coming:
+                log.error("An instance that was asked for just now may come up still. %s", _GOES)
+            return []
+        except ExollamaError as error:
+            raise ExollamaError(f"Whether an instance is left is not known: {error} {_GOES}") from error
 
     def _look_after(self, over: threading.Event) -> None:
         ours = self._settings._replace(zones=(self._settings.zone,))
@@ -332,9 +337,8 @@ class ExoscaleOllamaAdapter:
 
     def _shut(self) -> None:
         self.stop_idle_monitor()
-        used = self._url is not None
         self._forwarder.close()
-        self._url = None
+        used, self._url = self._url is not None, None
         if used:
             self._told(self._end_instance)
 
@@ -359,10 +363,10 @@ class ExoscaleOllamaAdapter:
                     self._before[number] = before
                     signal.signal(number, self._heard)
 
-    def _heard(self, number: int, _frame: FrameType | None) -> None:
-        first, self._number = self._number is None, number
-        if first and self._shutting is threading.current_thread() and not self._ended.is_set():
-            return  # it goes on beneath this handler, and the process ends then; a second signal does not wait
+    def _heard(self, number: int, _frame: object) -> None:
+        self._number = number
+        if self._shutting is threading.current_thread() and not self._ended.is_set():
+            return  # it goes on beneath this handler, and the process ends then; a terminal that closes sends two
         self.shutdown()
         self._end_by(number)
 
@@ -383,18 +387,14 @@ def _as_arguments(problem: str) -> str:
 
 def _generated(url: str, body: bytes) -> dict[str, Any]:
     """Ollama's answer to a request that is not streamed. Raises ExollamaError."""
-    parts = urlsplit(url)
     # Held while an instance boots, and then for as long as an answer takes.
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=HOLD_S + STREAM_TIMEOUT_S)
+    headers, patience_s = {"Content-Type": "application/json"}, HOLD_S + STREAM_TIMEOUT_S
     try:
-        connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        status, said = answer.status, json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise EndpointError(f"There was no whole answer ({type(error).__name__}: {error}). Ask again.") from error
-    finally:
-        connection.close()
-    if status != 200 or not isinstance(said, dict):
+        answer = http_client_send(Request("POST", f"{url}/api/generate", headers, body, patience_s))
+        said = json.loads(answer.body)
+    except (Disconnected, ValueError) as error:
+        raise EndpointError(f"There was no whole answer: {error}. Ask again.") from error
+    if answer.status != 200 or not isinstance(said, dict):
         words = said.get("error") if isinstance(said, dict) else said
-        raise OllamaError(f"The request was answered with {status}: {words}", status=status)
+        raise OllamaError(f"The request was answered with {answer.status}: {words}", status=answer.status)
     return said

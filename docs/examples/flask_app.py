@@ -8,8 +8,10 @@ goes once idle, a later request brings it back, and it goes with the app, be tha
 """
 
 import json
+import logging
 import os
 import threading
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,8 @@ def ask() -> tuple[dict[str, Any], int]:
             f"{settings.ollama_url}/api/generate", json.dumps(body).encode(), timeout=1800
         ) as answer:
             return {"response": json.load(answer)["response"], "from": settings.ollama_url}, 200
+    except urllib.error.HTTPError as error:  # which says why: how far a boot is, that there is no such model
+        return {"error": f"Ollama at {settings.ollama_url}: {error.read().decode('utf-8', 'replace')}"}, error.code
     except OSError as error:
         return {"error": f"Ollama at {settings.ollama_url}: {error}"}, 503
 
@@ -48,6 +52,9 @@ def start() -> None:
     """Have an instance, where there are credentials."""
     if not (os.environ.get("EXOSCALE_API_KEY") and os.environ.get("EXOSCALE_API_SECRET")):
         return
+    logging.basicConfig()
+    for name in ("adapter", "provision"):  # what is created, about what it costs, and its end
+        logging.getLogger(f"exollama.{name}").setLevel(logging.INFO)
     adapter = ExoscaleOllamaAdapter.from_env()
     adapter.start_idle_monitor()  # in the main thread: from here on, the end of the process shuts the adapter down
 

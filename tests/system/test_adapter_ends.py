@@ -56,6 +56,17 @@ def test_the_instance_is_gone_once_and_the_status_is_as_ever(
     assert ("Traceback" in done.err) is (number == signal.SIGINT), done.said
 
 
+def test_the_second_hang_up_of_a_terminal_that_closes_cuts_no_shutdown(cloud: Simulator, user: User) -> None:
+    with program(user, "waits") as run:
+        calls = len(cloud.calls)
+        run.process.send_signal(signal.SIGHUP)
+        cloud.wait(lambda: len(cloud.calls) > calls, "it ends the instance")
+        run.process.send_signal(signal.SIGHUP)
+        done = run.end(20)
+    assert done.code == -signal.SIGHUP, done.said
+    assert cloud.instances() == []
+
+
 def test_what_kill_9_leaves_goes_by_the_reaper(cloud: Simulator, user: User) -> None:
     with program(user, "waits") as run:
         run.process.kill()

@@ -62,10 +62,17 @@ def test_it_starts_an_instance_answers_from_it_and_ends_it_with_itself(
         status, said = ask(run)
         assert (status, said["response"][-4:]) == (200, "why?"), said
         assert said["from"] != NOBODY
+        cloud.ollama(fail_generate="out of memory")
+        status, said = ask(run)
+        cloud.ollama(fail_generate=None)
+        assert (status, "out of memory" in said["error"]) == (500, True), said
         run.process.send_signal(number)
         done = run.end(30)
     assert done.code == code, done.said
     assert "Traceback" not in done.err, done.said
+    assert "exollama reap" not in done.err, f"nothing remains for it\n{done.said}"
+    for words in ("Creating a standard.large in ch-gva-2, about ", " is ready\n", "no instance named exollama is left"):
+        assert words in done.err, done.said
     assert cloud.instances() == [], done.said
     assert (changes(cloud).count("create-instance"), changes(cloud).count("delete-instance")) == (1, 1)
 

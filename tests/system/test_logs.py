@@ -26,7 +26,14 @@ def up(cloud: Simulator, here: Clerk) -> Seen:
 
 def test_the_instance_is_shown_with_its_boot_s_phases_and_the_end_of_its_log(here: Clerk, up: Seen) -> None:
     out = here.run("logs").ended(0).out
-    for words in (up.id, f"{up.ip}:11435", "granite3.1-dense:8b", "boot          ready, after ", "fence         none"):
+    for words in (
+        up.id,
+        f"{up.ip}:11435",
+        "standard.large",
+        "granite3.1-dense:8b",
+        "boot          ready, after ",
+        "fence         none",
+    ):
         assert words in out
     assert re.findall(r"^    (\w+) +[0-9.]+ s", out, re.MULTILINE) == PHASES
     assert out.rstrip().endswith("| == ready")
@@ -36,6 +43,7 @@ def test_the_instance_is_shown_with_its_boot_s_phases_and_the_end_of_its_log(her
 def test_as_json_it_is_one_object(here: Clerk, up: Seen) -> None:
     [one] = here.run("logs", "--json").ended(0).json["instances"]
     assert (one["id"], one["zone"], one["state"], one["trouble"]) == (up.id, up.zone, "running", None)
+    assert one["type"] == "standard.large"
     assert one["type_id"]
     assert one["idle_timeout_s"] == 1800
     assert [phase["phase"] for phase in one["said"]["boot"]["phases"]] == PHASES
@@ -125,6 +133,7 @@ def test_where_its_key_is_not_known_both_remedies_are_named_and_the_rest_is_show
 ) -> None:
     seen = plant(records, key=KEY)
     records.fault("get-instance", "403-iam", times=ALWAYS)
+    records.fault("list-instance-types", "403-iam", times=ALWAYS)
     done = clerk.run("logs", "--follow").ended(2, "EXOSCALE_OLLAMA_KEY", "allow the operation get-instance")
     assert seen.id in done.out
 
@@ -209,4 +218,6 @@ def test_a_boot_that_takes_too_long_ends_it_too(records: Simulator, clerk: Clerk
     boot = Boot(records, tmp_path, at("model", "a"))
     with boot.impostor, pytest.MonkeyPatch.context() as patch:
         patch.setattr("client.logs.boot_budget_s", lambda *_: 0.2)
-        clerk.run("logs", "--follow").ended(1, "takes longer than it may, and stands in phase model")
+        clerk.run("logs", "--follow").ended(
+            1, "takes longer than it may, and stands in phase model", "`exollama reap`", "EXOSCALE_BOOT_TIMEOUT"
+        )

@@ -1,5 +1,6 @@
 """ExoscaleOllamaAdapter: what its constructor takes, and what its methods say where something fails."""
 
+import contextlib
 import inspect
 import logging
 import os
@@ -98,7 +99,7 @@ def test_no_secret_shows() -> None:
 # -- what fails
 
 
-def raising(error: Exception) -> Any:
+def raising(error: BaseException) -> Any:
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
@@ -238,8 +239,8 @@ class Ending:
 
 @pytest.mark.parametrize(
     ("heard", "expected"),
-    [(0, ["exollama"]), (1, ["exollama", "died"]), (2, ["died", "exollama", "died"])],
-    ids=["none", "one waits for its end", "a second one does not wait"],
+    [(0, ["exollama"]), (1, ["exollama", "died"]), (2, ["exollama", "died"])],
+    ids=["none", "one waits for its end", "two, as a terminal sends that closes, are as one"],
 )
 def test_a_signal_during_a_shutdown_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, heard: int, expected: list[str]
@@ -250,6 +251,56 @@ def test_a_signal_during_a_shutdown_ends_the_process(
     one.shutdown()
     assert ending.ended[:3] == expected
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_shutdown_that_is_cut_short_or_cannot_see_what_is_left_says_what_becomes_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = ApiError("GET", "/instance", 503, "the API is down")
+    for error, words in ((KeyboardInterrupt(), "was cut short: an instance may be left."), (down, "the API is down")):
+        caplog.clear()
+        monkeypatch.setattr(stop, "run", raising(error))
+        one = made()
+        assert one._open()
+        with contextlib.suppress(KeyboardInterrupt):
+            one.shutdown()
+        [said] = [record.getMessage() for record in caplog.records if record.name == "exollama.adapter"]
+        assert words in said
+        assert "It goes once nobody uses it, by the next `exollama reap` (cron); or: exollama stop --force" in said
+
+
+@pytest.mark.parametrize(
+    ("phase", "ended", "comes"),
+    [("preparing", False, False), ("creating", False, True), ("creating", True, False)],
+    ids=["before", "after", "after, and it is ended"],
+)
+def test_a_shutdown_before_the_create_call_has_none_made_and_one_after_it_says_that_an_instance_may_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, phase: str, ended: bool, comes: bool
+) -> None:
+    told, on, made_one = threading.Event(), threading.Event(), threading.Event()
+
+    def provisioned(_: Any, *, progress: Any) -> Any:
+        progress(phase, None, 0.0)
+        told.set()
+        assert on.wait(10)
+        progress("creating", None, 1.0)
+        made_one.set()
+        raise BootFailed("ended meanwhile", phase="creating")
+
+    monkeypatch.setattr(provision, "run", provisioned)
+    destroyed = {"instances": [{"id": "an-id", "outcome": "destroyed", "reason": "as asked"}]}
+    monkeypatch.setattr(stop, "run", (lambda _: destroyed) if ended else raising(NoInstance("none")))
+    one = made()
+    monkeypatch.setattr(one._source, "wake", one._wake)
+    waiting = threading.Thread(target=one.ensure_instance)
+    waiting.start()
+    assert told.wait(10)
+    one.shutdown()
+    on.set()
+    waiting.join(10)
+    late = "may come up still. It goes once nobody uses it"
+    assert (made_one.is_set(), late in caplog.text) == (phase == "creating", comes)
+    assert one.last_error == "ended meanwhile" or "was shut down" in str(one.last_error)
 
 
 def test_a_signal_ends_what_each_adapter_has_and_then_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,10 +321,11 @@ def test_a_signal_ends_what_each_adapter_has_and_then_the_process(monkeypatch: p
         (["kept", "destroyed"], True, 2),
         (["kept", None], True, 2),
         (["kept"] * 3, False, 3),
-        (["failed"], False, 1),
+        (["failed", None], True, 2),
+        (["failed", "failed"], False, 2),
     ],
 )
-def test_what_is_kept_is_looked_at_again_and_what_failed_is_not(
+def test_what_is_kept_is_looked_at_twice_again_and_what_failed_once(
     monkeypatch: pytest.MonkeyPatch, outcomes: list[str | None], expected: bool, looks: int
 ) -> None:
     monkeypatch.setattr(adapter, "_AGAIN_S", 0.0)
@@ -283,14 +335,14 @@ def test_what_is_kept_is_looked_at_again_and_what_failed_is_not(
         outcome = next(left)
         if outcome is None:
             raise NoInstance("none")
-        return {"instances": [{"id": "an-id", "outcome": outcome, "reason": "because"}]}
+        return {"instances": [{"id": "an-id", "outcome": outcome, "reason": "because."}]}
 
     monkeypatch.setattr(stop, "run", stopped)
     one = made()
     assert one.destroy_instance() is expected
     assert len(outcomes) - len(list(left)) == looks
     assert (one.last_error is None) is expected
-    assert expected or "because" in str(one.last_error)
+    assert expected or "because. It goes once" in str(one.last_error)
 
 
 def test_a_mistake_in_a_pass_of_the_monitor_ends_it_not(

@@ -183,6 +183,14 @@ def test_a_failure_that_is_told_incompletely_is_still_told(boot: dict[str, Any])
     assert "The boot failed in phase" in str(told)
 
 
+def test_nothing_in_a_failure_is_obeyed_by_a_terminal() -> None:
+    broken = status(failed="docker")
+    broken["boot"]["error"]["phase"] = "do\x1b[2J"
+    told = failure(broken)
+    assert told
+    assert (told.phase, str(told).replace("\n", "").isprintable()) == ("do [2J", True)
+
+
 @pytest.mark.parametrize(("until_s", "told"), [(0, []), (1, []), (2, ["model"]), (9, ["model"])])
 def test_that_something_takes_long_is_told_once_and_only_then(until_s: int, told: list[str]) -> None:
     heard: list[str] = []

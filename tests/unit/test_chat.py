@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client import chat, cli, session, use
-from client.errors import ExollamaError, NoInstance, OllamaError, SettingsError, StreamCut
+from client.errors import BootFailed, ExollamaError, NoInstance, OllamaError, SettingsError, StreamCut
 from client.terminal import Terminal
 from tests.fakes import DAY, NOW, World, label_map, settings
 from tests.sessions import NOT_FOUND, PULLED, Lines, Use, machine
@@ -249,6 +249,13 @@ def test_at_a_terminal_an_error_before_any_answer_ends_it_with_its_code(
     run.model.pieces = 0
     with pytest.raises(NoInstance):
         run("")
+
+
+def test_what_went_wrong_has_its_own_lines(monkeypatch: pytest.MonkeyPatch, typing: Callable[..., None]) -> None:
+    run = Chat(monkeypatch, Model(None, BootFailed("The boot failed.", phase="docker", log=("no space left",))))
+    typing("one", "two")
+    assert run("") == 0
+    assert "  | no space left\nexollama: The conversation so far is kept" in run.err.getvalue()
 
 
 @pytest.mark.parametrize(

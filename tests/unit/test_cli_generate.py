@@ -88,6 +88,28 @@ def test_generate_waits_for_what_it_reaps_once_the_answer_is_out(
     assert out == ["blue\n"]
 
 
+@pytest.mark.parametrize("arguments", [["--no-stream"], []], ids=["whole", "in pieces"])
+def test_what_a_model_says_is_obeyed_by_no_terminal_in_one_piece_either(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def generate(_: object, on_text: Callable[[str], None]) -> dict[str, str]:
+        on_text("blue\x1b[2J")
+        return {"response": "blue\x1b[2J"}
+
+    session = SimpleNamespace(generate=generate, finish=lambda: None, used=None)
+    monkeypatch.setattr(use, "_session", lambda *_, **__: session)
+    monkeypatch.setenv("EXOSCALE_API_KEY", "EXOexample")
+    monkeypatch.setenv("EXOSCALE_API_SECRET", "example-secret")
+    out = Tty()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["generate", "why?", *arguments]) == 0
+    assert out.getvalue() == "blue[2J\n"
+
+
 @pytest.mark.parametrize("installed", [True, False], ids=["with urllib3", "without"])
 def test_generate_reaps_where_urllib3_is_installed_and_else_does_without(
     monkeypatch: pytest.MonkeyPatch, installed: bool

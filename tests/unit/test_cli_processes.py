@@ -108,6 +108,29 @@ def test_a_closed_pipe_is_no_traceback(arguments: list[str]) -> None:
     assert done.returncode in (0, 1)
 
 
+RAISING = """
+import sys
+from client import cli, errors, verbs
+def fail(*_):
+    raise errors.NoInstance("there is none")
+verbs._VERBS = {"status": fail, "reap": fail}
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["status"], 3), (["reap", "--json"], 3), (["status", "--nonsense"], 2), (["no-verb"], 2)],
+    ids=["an error", "as json", "usage", "no verb"],
+)
+def test_with_standard_error_closed_the_code_is_as_ever_and_standard_output_has_results_alone(
+    arguments: list[str], code: int
+) -> None:
+    shell = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-X", "dev", "-c", RAISING, *arguments]
+    done = subprocess.run(shell, cwd=ROOT, stdout=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
 def test_help_works_from_a_checkout_without_site_packages() -> None:
     command = [sys.executable, "-S", "-m", "client", "--help"]
     assert "usage: " in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True).stdout

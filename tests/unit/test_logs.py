@@ -38,7 +38,8 @@ def described(said: dict[str, Any] | None = None, **changes: Any) -> dict[str, A
         "state": "running",
         "address": "198.51.100.7",
         "model": "granite3.1-dense:8b",
-        "type_id": "a-type",
+        "type": "standard.large",
+        "type_id": "an-id-of-a-type",
         "created": "2026-11-24T11:00:00+00:00",
         "activity": "2026-11-24T11:30:00+00:00",
         "idle_timeout_s": 1800,
@@ -61,7 +62,7 @@ def test_the_details_of_the_api_and_of_the_instance_itself_are_shown() -> None:
         "  id            an-id",
         "  address       198.51.100.7:11435",
         "  model         granite3.1-dense:8b",
-        "  type          a-type",
+        "  type          standard.large",
         "  created       2026-11-24T11:00:00+00:00",
         "  last use      2026-11-24T11:30:00+00:00 (by its label)",
         "  idle timeout  30 min",
@@ -108,9 +109,12 @@ def test_a_fence_is_told(fence: dict[str, Any], words: str) -> None:
 
 def test_what_only_the_api_knows_is_shown_where_the_instance_says_nothing() -> None:
     shown = text(
-        described(None, state="stopped", address=None, model=None, deadline=None, activity=None, action="stop")
+        described(
+            None, type=None, state="stopped", address=None, model=None, deadline=None, activity=None, action="stop"
+        )
     )
     assert "  address       none yet\n" in shown
+    assert "  type          an-id-of-a-type\n" in shown
     assert "  deadline      none\n" in shown
     assert "  once idle     stopped" in shown
     assert "in flight" not in shown

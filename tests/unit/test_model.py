@@ -38,6 +38,12 @@ def test_an_answer_of_the_api_is_read_whole() -> None:
     assert seen.request == NONCE
 
 
+@pytest.mark.parametrize("kind", ["a-type", {}, {"id": ["a-type"]}])
+def test_a_type_of_another_shape_is_none(kind: object) -> None:
+    seen = Instance.from_api("ch-gva-2", DATA | {"instance-type": kind})
+    assert (seen.type_id, seen.type) == (None, None)
+
+
 def test_the_user_data_does_not_show_in_the_repr_of_an_instance() -> None:
     assert user_data() not in repr(Instance.from_api(ZONE, DATA))
 

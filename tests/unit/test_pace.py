@@ -9,11 +9,12 @@ from client.pace import USUALLY, Pace
     ("phase", "percent", "elapsed_s", "words"),
     [
         ("docker", None, 12.4, "docker, 12 s (usually under two minutes)"),
+        ("gpu", None, 0.0, "gpu, 0 s (usually a few minutes)"),
         ("creating", None, 0.0, "creating, 0 s (usually under a minute)"),
         ("waiting for the first token", None, 3.0, "waiting for the first token, 3 s"),
         ("model", 41.6, 75.0, "model 42 %, 75 s"),
     ],
-    ids=["docker", "creating", "no idea", "a first percentage"],
+    ids=["docker", "gpu", "creating", "no idea", "a first percentage"],
 )
 def test_at_first_there_is_what_it_usually_takes_or_nothing(
     phase: str, percent: float | None, elapsed_s: float, words: str

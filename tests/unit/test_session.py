@@ -172,8 +172,9 @@ def test_pieces_are_passed_on_as_they_arrive_and_the_whole_is_returned(monkeypat
         ([{"response": "Hel"}, b'{"respon'], "Hel", "no JSON object"),
         ([{"response": "Hel"}, StreamCut("ended in the middle of the answer")], "Hel", "in the middle"),
         ([[1, 2]], "", "no JSON object"),
+        ([b"[" * 100_000], "", "no JSON object"),
     ],
-    ids=["in the middle", "at once", "in a line", "by the connection", "no object"],
+    ids=["in the middle", "at once", "in a line", "by the connection", "no object", "nested too deeply"],
 )
 def test_a_stream_that_is_cut_is_told_with_what_had_arrived_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, lines: Lines, shown: str, words: str
@@ -186,8 +187,8 @@ def test_a_stream_that_is_cut_is_told_with_what_had_arrived_and_not_repeated(
 
 
 def test_an_error_inside_a_stream_is_ollamas_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    use = Use(monkeypatch, World(machine()), [{"response": "Hel"}, {"error": "out of memory"}])
-    with pytest.raises(OllamaError, match="out of memory"):
+    use = Use(monkeypatch, World(machine()), [{"response": "Hel"}, {"error": "out of \x1b[2Jmemory"}])
+    with pytest.raises(OllamaError, match=r"out of \[2Jmemory"):
         use.generate()
     assert len(use.asked) == 1
 
@@ -203,11 +204,16 @@ def test_a_model_that_is_not_there_is_pulled_and_the_request_repeated(monkeypatc
 @pytest.mark.parametrize(
     ("lines", "kind", "words"),
     [
-        ([{"error": "pull model manifest: file does not exist"}], OllamaError, "cannot be pulled: pull model manifest"),
+        (
+            [{"error": "pull model manifest: file\ndoes not exist"}],
+            OllamaError,
+            "pulled: pull model manifest: file does",
+        ),
+        ([{"digest": "d", "total": "much", "completed": [1]}], StreamCut, "ended before it said success"),
         ([{"status": "pulling"}], StreamCut, "ended before it said success"),
         (OllamaError("answered 500: disk full", status=500), OllamaError, "disk full"),
     ],
-    ids=["unknown", "cut", "refused"],
+    ids=["unknown", "odd", "cut", "refused"],
 )
 def test_a_pull_that_fails_is_told_in_ollamas_words(
     monkeypatch: pytest.MonkeyPatch, lines: Lines, kind: type[Exception], words: str

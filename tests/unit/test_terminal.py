@@ -1,8 +1,13 @@
 """The live line: on a terminal only, its seconds going on by themselves, and gone before anything else is printed."""
 
+import contextlib
 import io
 import logging
+import os
+import pty
 import re
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +94,31 @@ def test_the_same_line_is_not_drawn_twice_and_one_is_never_wider_than_the_termin
         terminal.progress("docker", None, 12.0)
     assert screen.getvalue().count("docker") == 1
     assert screen.shown == "exollama: docker, 12 s (usual"
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [(30, "exollama: docker, 12 s (usual"), (0, "exollama: docker, 12 s (usually under two minutes)")],
+    ids=["narrow", "of no known size"],
+)
+def test_the_width_is_that_of_the_terminal_it_stands_on_wherever_standard_output_goes(
+    monkeypatch: pytest.MonkeyPatch, columns: int, line: str
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, columns))
+    with os.fdopen(master, "rb", buffering=0) as screen:
+        with os.fdopen(slave, "w") as stream:
+            terminal = Terminal(stream)
+            terminal.progress("docker", None, 12.0)
+            terminal.clear()
+        said = b""
+        with contextlib.suppress(OSError):  # which is how it ends
+            while piece := screen.read(1000):
+                said += piece
+    assert said.decode() == f"\r\x1b[K{line}\r\x1b[K"
 
 
 def test_the_seconds_go_on_while_nobody_says_anything_and_stop_with_the_line(

@@ -90,6 +90,20 @@ def test_threads_share_one_reading_of_whom_the_system_trusts(
     assert len(read) == 1
 
 
+def test_a_signal_that_is_handled_while_it_is_read_may_send_as_well() -> None:
+    read: list[str] = []
+
+    def interrupted() -> str:
+        read.append("again")
+        return fresh() if len(read) == 1 else "read"
+
+    fresh = once(interrupted)
+    thread = threading.Thread(target=lambda: read.append(fresh()), daemon=True)  # which would wait for itself for ever
+    thread.start()
+    thread.join(10)
+    assert read == ["again", "again", "read"]
+
+
 @pytest.mark.parametrize("name", SENDS)
 @pytest.mark.parametrize(
     ("trusted", "host"), [(False, "localhost"), (True, "127.0.0.1")], ids=["by nobody", "for another name"]
