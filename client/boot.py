@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from client.errors import ApiError, BootFailed, Draining, NotFound, OllamaError, Unreachable, Untrusted
-from client.model import Instance, printable
+from client.model import Instance, number, printable
 
 log = logging.getLogger("exollama.boot")
 
@@ -138,7 +138,8 @@ class Ticker:
 
 def share(value: object) -> float | None:
     """A share in percent as it was said, if it is one."""
-    return float(value) if isinstance(value, int | float) and 0 <= value <= 100 else None
+    percent = number(value)
+    return percent if percent is not None and percent <= 100 else None
 
 
 def usable(status: dict[str, Any]) -> bool:

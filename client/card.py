@@ -6,13 +6,12 @@ may be of any type: the small readers here make text, numbers and mappings of it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from client.markup import Markup, join, tag
-from client.model import GONE, printable
+from client.model import GONE, number, printable
 from client.prices import shown
 
 RANK: Final = ("failed", "leaving", "booting", "silent", "busy", "ready", "stopped", "asleep")
@@ -293,13 +292,6 @@ def span(seconds: float | None) -> str:
 def words(value: object) -> str:
     """Text from elsewhere on one line, of bearable length; nothing for what is not there."""
     return "" if value is None else printable(value)[:500]
-
-
-def number(value: object) -> float | None:
-    """A number from elsewhere, not negative and finite, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12 or math.isnan(value):
-        return None
-    return float(value)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -17,9 +17,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-from client.card import RANK, Condition, card, condition, heading, instance_name, mapping, money, number, span, words
+from client.card import RANK, Condition, card, condition, heading, instance_name, mapping, money, span, words
 from client.markup import Markup, join, tag
-from client.model import GONE
+from client.model import GONE, number
 from client.prices import CURRENCIES
 
 CONTENT_TYPE: Final = "text/html; charset=utf-8"

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,17 @@ def network() -> Iterator[isolation.NetworkGuard]:
     GUARD.refused.clear()
     yield GUARD
     assert not GUARD.refused, f"reached for the network: {GUARD.refused}"
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """What ends a process does so as before once a test is over: a verb that ran in this one installs its own."""
+    kept = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in kept]
+    yield
+    for number, handler in zip(kept, before, strict=True):
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
