@@ -41,7 +41,7 @@ def ready() -> dict[str, Any]:
         "model": "granite3.1-dense:8b",
         "address": "192.0.2.17",
         "created": "2026-11-26T08:12:00+00:00",
-        "activity": "2026-11-26T11:15:00+00:00",
+        "activity": "2026-11-26T11:06:30+00:00",
         "age_s": 11520,
         "idle_s": 1050,
         "reap": {"decision": "keep", "reason": "used 17 min ago"},
