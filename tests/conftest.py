@@ -23,7 +23,9 @@ settings.register_profile(
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
-pytest.register_assert_rewrite("tests.unit.machine", "tests.unit.reference")  # whom other folders import, too
+pytest.register_assert_rewrite(
+    "tests.unit.machine", "tests.unit.read_page", "tests.unit.reference"
+)  # whom other folders import, too
 
 GUARD = isolation.NetworkGuard()
 LEFT: list[str] = []
