@@ -21,7 +21,7 @@ from client.boot import Progress, first
 from client.endpoint import Endpoint
 from client.errors import SettingsError
 from client.function import Function
-from client.handout import CURL, exports, variables
+from client.handout import CURL, KEYLESS, exports, variables
 from client.model import Instance, last_day
 from client.session import Session, Tidy, Wake
 from client.session import generate as answered
@@ -243,5 +243,5 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
         print(json.dumps({**result, "fingerprint": endpoint.fingerprint}))
         return 0
     print(exports(values), end="")
-    terminal.note(CURL)
+    terminal.note(KEYLESS if args.no_key else CURL)
     return 0

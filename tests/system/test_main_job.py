@@ -136,6 +136,7 @@ def test_what_env_prints_as_json_is_enough_for_a_strict_tls_client(user: User, u
     keyless = user.run("env", "--no-key").ended(0)
     assert up.key not in keyless.said
     assert "EXOLLAMA_KEY_MARK" not in keyless.out
+    assert "$EXOSCALE_OLLAMA_KEY" not in keyless.err
     assert f"export EXOLLAMA_KEY_MARK={key_mark(Secret(up.key))}\n" in user.run("env").ended(0).out
 
 
