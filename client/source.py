@@ -86,6 +86,8 @@ class ByCredentials:
         self, session: Session, board: Board, *, wakes: bool, tidy: Callable[[str], None] | None = None
     ) -> None:
         self.session = session
+        self.instance: Instance | None = None
+        """The one that was found or woken last."""
         self.wakes = wakes
         self._board = board
         self._tidy = tidy
@@ -164,6 +166,7 @@ class ByCredentials:
 
     def _place(self, instance: Instance, endpoint: Endpoint) -> Place:
         assert endpoint.fingerprint
+        self.instance = instance
         return Place(
             id=instance.id,
             zone=instance.zone,
