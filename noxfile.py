@@ -57,7 +57,8 @@ def demo(session: nox.Session) -> None:
 def simulator(session: nox.Session) -> None:
     """Serve a simulated Exoscale zone and print what to paste into another terminal; Ctrl-C ends it."""
     install(session, "simulator")
-    session.run("python", "-m", "tests.simulator", *session.posargs)
+    patience_s = 30.0  # after Ctrl-C, which it hears of itself, and ends well
+    session.run("python", "-m", "tests.simulator", *session.posargs, interrupt_timeout=patience_s)
 
 
 @nox.session

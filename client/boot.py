@@ -155,7 +155,9 @@ def failure(status: dict[str, Any]) -> BootFailed | None:
         return None
     phase = printable(error.get("phase") or boot["phase"])
     log = tuple(printable(line) for line in boot.get("log") or ())[-20:]
-    return BootFailed(f"The boot failed in phase {phase}: {printable(error.get('message'))}", phase=phase, log=log)
+    message = printable(error.get("message"))
+    end = "" if message.endswith((".", "!", "?")) else "."  # more sentences follow, on the same line at times
+    return BootFailed(f"The boot failed in phase {phase}: {message}{end}", phase=phase, log=log)
 
 
 def boot_budget_s(instance: Instance, now: datetime, reach_s: float = REACH_S) -> float:

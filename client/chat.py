@@ -80,6 +80,8 @@ class _Conversation:
         """Whether that was a command, which is carried out. What looks like one and is none is told who typed it."""
         if line == "/clear":
             self._messages = self._first
+            if typed:
+                self._terminal.note("The conversation begins anew.")
         elif line in ("/help", "/?"):
             self._terminal.note(f"What can be typed beside prompts:\n{HELP}")
         elif typed and re.fullmatch(r"/[a-z?]*", line):
@@ -174,7 +176,14 @@ class Prompts:
     def _several(self, text: str) -> str:
         size = 0
         lines = [text]
-        while not lines[-1].rstrip().endswith(_QUOTES) and (line := self._line("... ")) is not None:
+        while not lines[-1].rstrip().endswith(_QUOTES):
+            line = self._line("... ")
+            if line is None and self.typed:
+                print(file=self._screen, flush=True)
+                self._terminal.note(f"Without its closing {_QUOTES} the prompt is dropped.")
+                return ""
+            if line is None:
+                break
             size += len(line)
             if size > MAX_PROMPT:
                 raise _too_long()

@@ -21,6 +21,7 @@ from client.errors import ExollamaError, SettingsError
 from client.settings import Secret, key_handed_out, key_mark
 
 CURL = 'Then: curl --cacert "$EXOLLAMA_CACERT" -H "X-Ollama-Key: $EXOSCALE_OLLAMA_KEY" "$EXOLLAMA_URL/api/tags"'
+KEYLESS = 'Then, with the key in the header X-Ollama-Key: curl --cacert "$EXOLLAMA_CACERT" "$EXOLLAMA_URL/api/tags"'
 _GITHUB = ("GITHUB_ENV", "GITHUB_OUTPUT")
 """Where a runner of GitHub Actions names the files that it reads after each step."""
 

@@ -41,6 +41,8 @@ _FIRST_PAUSE_S: Final = 30.0
 _LONGEST_PAUSE_S: Final = 900.0
 _RECORD_RETRY_S: Final = 60.0
 _TIDY_S: Final = 600.0
+_CHECK_S: Final = 30.0
+"""How seldom a look at the status has it made sure of."""
 _RETRY_AFTER_S: Final = 10
 
 
@@ -114,6 +116,7 @@ class Keeper:
         self._record_due = -math.inf
         self._unrecorded = False
         self._tidy_due = self._loop.time()
+        self._check_due = -math.inf
         self._chores: set[asyncio.Task[None]] = set()
         self._warned: str | None = None
 
@@ -186,6 +189,18 @@ class Keeper:
             self.pool = None  # its place stays: streams may still run there, and count as its use
             self._nothing_until = -math.inf
 
+    async def check(self) -> None:
+        """Look whether an instance that nobody uses here is still there: others may have removed it."""
+        if self.pool and not self.in_use and not self._looking:
+            self._looking = self._loop.create_task(self._look())
+            await self._looking
+
+    def looked_at(self) -> None:
+        """Somebody looks at the status, which is made sure of for the next look: no answer waits for that."""
+        if self.pool and self._loop.time() >= self._check_due:
+            self._check_due = self._loop.time() + _CHECK_S
+            self._chore(self.check)
+
     async def _wake(self) -> Pool:
         try:
             place = await self._woken()
@@ -230,7 +245,7 @@ class Keeper:
         return await in_thread(self.source.wake)
 
     async def _look(self) -> Pool | None:
-        unseen = None
+        before, unseen = self.pool, None
         try:
             place = await in_thread(self.source.look)
         except ExollamaError as trouble:
@@ -246,7 +261,12 @@ class Keeper:
             # Whoever polls asks the API less and less often; a use looks at once.
             self._nothing_s = min(2 * self._nothing_s, _LONGEST_NOTHING_S) if self._nothing_s else LOOK_S
             self._nothing_until = self._loop.time() + self._nothing_s
-            self.place = self.place if self.in_use else None
+            checked = self.pool is before and unseen is None
+            if not self.in_use and (self.pool is None or checked):
+                if self.pool:
+                    log.info("the instance is gone")
+                    self.pool.close()
+                self.pool = self.place = None
             return self.pool
         return self._use(place)
 
@@ -323,7 +343,9 @@ class Keeper:
     async def _record(self, place: Place, *, always: bool = False) -> None:
         try:
             used_ago_s = self.idle_s
-            await in_thread(lambda: self.source.record(place, used_ago_s, always=always))
+            written = await in_thread(lambda: self.source.record(place, used_ago_s, always=always))
+            if not (written or always):  # the label is young enough, or the instance gone
+                await self.check()
         except ExollamaError as trouble:
             self._record_due = min(self._record_due, self._loop.time() + _RECORD_RETRY_S)
             self._unrecorded = True
@@ -335,6 +357,8 @@ class Keeper:
             spare = self.place.id
         try:
             await in_thread(lambda: self.source.tidy(spare))
+            if not spare:
+                await self.check()
         except ExollamaError as trouble:
             log.info("nothing was tidied up: %s", trouble)
 

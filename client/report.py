@@ -36,6 +36,7 @@ def answer(forwarder: Forwarder, head: RequestHead) -> Reply:
     if head.method not in (b"GET", b"HEAD"):
         return error(405, "GET is expected", fields=b"Allow: GET, HEAD\r\n")
     said = status(forwarder)
+    forwarder.keeper.looked_at()
     query = head.target.partition(b"?")[2]
     accept = "".join(line.decode("latin-1") for line in head.fields if line[:7].lower() == b"accept:")
     if b"format=prometheus" in query or metrics.accepted(accept):

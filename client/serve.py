@@ -9,10 +9,12 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import re
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from client.boot import Board
@@ -22,7 +24,7 @@ from client.function import ONLY_WITH_CREDENTIALS, Function, named
 from client.guard import Guard, origins
 from client.running import build, by_credentials, collect_seldom, guard_for, listen, runner, url
 from client.settings import Reader, Secret, Settings, by_function, endpoint_key
-from client.source import ByUrl, Source
+from client.source import ByCredentials, ByUrl, Source
 from client.terminal import Terminal
 
 _MAX_S: Final = 86400
@@ -110,13 +112,14 @@ def serve(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
             cut, boots_on = loop.run(_run(args, options, settings, source, board, terminal))
     finally:
         signal.signal(signal.SIGTERM, before)
-    if options.on_exit == "keep":
-        return 1 if cut else 0
-    if boots_on:
+    if boots_on and not options.provision_url:
         terminal.note(
             "An instance was still being started, and is left alone: it goes once idle, by the next `exollama reap`. "
             "To end it once it is there: exollama stop"
         )
+    if options.on_exit == "keep":
+        return 1 if cut else 0
+    if boots_on:
         return 1
     return 0 if _end_instance(options, settings, terminal) and not cut else 1
 
@@ -163,7 +166,14 @@ async def _run(
     if options.provision or options.provision_url:
         terminal.note(f"The first prompt wakes an instance where none runs; {settings.model} is its model.")
     await stop.wait()
-    return await _close(forwarder, hurry, options.drain_s, terminal), forwarder.boots_on
+    cut = await _close(forwarder, hurry, options.drain_s, terminal)
+    keeper = forwarder.keeper
+    if options.on_exit == "keep" and isinstance(source, ByCredentials) and keeper.place and keeper.idle_s < math.inf:
+        from client import use
+
+        assert source.instance
+        terminal.note(use.goes(source.instance, source.session.api.now() - timedelta(seconds=keeper.idle_s)))
+    return cut, forwarder.boots_on
 
 
 async def _close(forwarder: Forwarder, hurry: asyncio.Event, drain_s: float, terminal: Terminal) -> int:

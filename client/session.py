@@ -129,7 +129,8 @@ class Session:
             raise ExollamaError(
                 f"The user-data of instance {instance.id} is not this project's. Set EXOSCALE_OLLAMA_KEY."
             )
-        if configured and configured != header.key:
+        # One that was handed out with an instance before is known to differ; what makes another says so.
+        if configured and configured != header.key and not self.settings.key_handed_out:
             self._note("EXOSCALE_OLLAMA_KEY differs from the key of the running instance; the instance's own is used.")
         return header.key
 

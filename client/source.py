@@ -66,8 +66,11 @@ class Source(Protocol):
     def wake(self) -> Place:
         """An instance that is ready, however long that takes."""
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
-        """Record in its label that it was used so many seconds ago; `always`: also if that says little new."""
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:
+        """Record in its label that it was used so many seconds ago; `always`: also if that says little new.
+
+        False where nothing was written: it says little new, or the instance is gone.
+        """
 
     def tidy(self, spare: str) -> None:
         """Reap what is overdue, but not that one."""
@@ -83,6 +86,8 @@ class ByCredentials:
         self, session: Session, board: Board, *, wakes: bool, tidy: Callable[[str], None] | None = None
     ) -> None:
         self.session = session
+        self.instance: Instance | None = None
+        """The one that was found or woken last."""
         self.wakes = wakes
         self._board = board
         self._tidy = tidy
@@ -129,9 +134,9 @@ class ByCredentials:
             status = endpoint.status()
         return self._place(instance, endpoint) if usable(status) else None
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:
         """As in Source."""
-        activity.record(self.session.api, place.id, used_ago_s=used_ago_s, always=always)
+        return activity.record(self.session.api, place.id, used_ago_s=used_ago_s, always=always)
 
     def tidy(self, spare: str) -> None:
         """As in Source."""
@@ -161,6 +166,7 @@ class ByCredentials:
 
     def _place(self, instance: Instance, endpoint: Endpoint) -> Place:
         assert endpoint.fingerprint
+        self.instance = instance
         return Place(
             id=instance.id,
             zone=instance.zone,
@@ -214,8 +220,9 @@ class ByUrl:
         )
         return self._place
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:  # noqa: ARG002 - as the others
         """Nothing: labels are for who has credentials, and the instance itself knows of its requests."""
+        return True
 
     def tidy(self, spare: str) -> None:
         """Nothing: that is for who has credentials."""

@@ -12,16 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from client import activity
 from client.api import Api
 from client.boot import Progress, first
 from client.endpoint import Endpoint
 from client.errors import SettingsError
 from client.function import Function
-from client.handout import CURL, exports, variables
+from client.handout import CURL, KEYLESS, exports, variables
 from client.model import Instance, last_day
 from client.session import Session, Tidy, Wake
 from client.session import generate as answered
@@ -96,7 +97,7 @@ def answerer(args: argparse.Namespace, settings: Settings, terminal: Terminal) -
         session.finish()
         terminal.clear()
         if session.used:
-            terminal.note(ends(session.used, session.api) or goes(session.used, session.api))
+            terminal.note(ends(session.used, session.api) or goes(session.used, session.api.now()))
 
     return session.generate, leave
 
@@ -211,20 +212,22 @@ def ends(instance: Instance, api: Api) -> str | None:
     return last_day(instance.zone, instance.id, instance.policy.deadline, api.now())
 
 
-def goes(instance: Instance, api: Api) -> str:
-    """When an instance goes if nobody uses it again, and who will see to it."""
+def goes(instance: Instance, used: datetime) -> str:
+    """When an instance that was used last at that time goes if nobody uses it again, and who will see to it."""
     idle = timedelta(seconds=instance.policy.idle_s)
-    now = api.now()
     left = (
         f"about {idle // timedelta(minutes=1)} minutes"
         if idle >= timedelta(minutes=2)
         else f"{instance.policy.idle_s} seconds"
     )
-    off = now + idle + timedelta(minutes=15)
+    late = timedelta(seconds=activity.quarter_s(instance))  # as its label may be
+    off = used + idle + timedelta(minutes=15)
+    first, last = (f"{moment:%H:%M}" for moment in (used + idle, min(used + idle + late, off)))
+    when = f"at {first} UTC" if first == last else f"between {first} and {last} UTC"
     verb = "is stopped" if instance.policy.action == "stop" else "goes"
     return (
-        f"The instance {verb} {left} after its last use: from {now + idle:%H:%M} UTC on, by the next `exollama reap` "
-        f"(cron); without one it powers itself off at {off:%H:%M}."
+        f"The instance {verb} {left} after its last use, {when}, by the next `exollama reap` (cron); without one it "
+        f"powers itself off at {off:%H:%M}, and its disk costs on. To end it now: exollama stop"
     )
 
 
@@ -243,5 +246,5 @@ def env(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> int
         print(json.dumps({**result, "fingerprint": endpoint.fingerprint}))
         return 0
     print(exports(values), end="")
-    terminal.note(CURL)
+    terminal.note(KEYLESS if args.no_key else CURL)
     return 0

@@ -48,9 +48,14 @@ def _settings(args: argparse.Namespace) -> Settings:
         settings = Settings.from_env(os.environ, credentials=not by_url)
     except SettingsError as error:
         problems += error.problems
-        if args.verb in _BY_URL and not has_credentials(os.environ):
+        if args.verb in _BY_URL and not by_url and not has_credentials(os.environ):
             problems.append(
                 "Or set EXOLLAMA_PROVISION_URL and EXOLLAMA_FUNCTION_TOKEN, where a function provisions for you."
+            )
+        elif args.verb not in _BY_URL and by_function(os.environ):
+            problems.append(
+                "Without them there are generate, chat, serve and provision (its --format env prints URL and key), "
+                "through EXOLLAMA_PROVISION_URL."
             )
     try:
         if args.verb == "serve":

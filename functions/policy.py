@@ -108,7 +108,10 @@ def by_labels(instance: Instance, now: datetime) -> Decision:
     idle = idle_by_label(activity, policy)
     if now < idle:
         booting = instance.state == "starting"  # once it has booted it counts anew
-        return keep(f"used {_ago(now - activity)} ago", None if booting else _sooner(idle, policy.deadline))
+        ago, past = _ago(now - activity), now >= activity + timedelta(seconds=policy.idle_s)
+        late = f"by its label, which may be late, used {ago} ago: kept until {_ago(idle - activity)}"
+        reason = late if past else f"by its label used {ago} ago"
+        return keep(reason, None if booting else _sooner(idle, policy.deadline))
     return Decision(Verb.ASK, f"by its label unused for {_ago(now - activity)}: to be asked")
 
 

@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from client.boot import Progress, Ticker, first, silent
 from client.endpoint import PORT, Endpoint
@@ -128,6 +128,10 @@ def _ensure_model(
     pull(endpoint, model, progress)
 
 
+_OPEN: Final = {"any": "open to any address"}
+"""What a label's `any` means."""
+
+
 def _report_differences(cloud: Cloud, found: Found, settings: Settings, note: Callable[[str], None]) -> None:
     """Say what of an existing instance is not as the settings have it; it is kept as it is."""
     instance, policy = found.instance, found.instance.policy
@@ -137,7 +141,7 @@ def _report_differences(cloud: Cloud, found: Found, settings: Settings, note: Ca
         ("EXOSCALE_STOPPED_RETENTION", policy.retention_s, settings.retention_s),
         ("EXOSCALE_REAP_ACTION", policy.action, settings.reap_action),
         ("EXOSCALE_DISK_SIZE", instance.disk_gib or settings.disk_gib, settings.disk_gib),
-        ("EXOSCALE_ALLOWED_CIDRS", f"reach {policy.reach}", f"reach {reach(settings)}"),
+        ("EXOSCALE_ALLOWED_CIDRS", *(_OPEN.get(one, one) for one in (policy.reach, reach(settings)))),
         (
             "EXOSCALE_MAX_LIFETIME",
             _lifetime_h(instance),

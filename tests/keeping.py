@@ -48,6 +48,7 @@ class Script:
         self.answers = {name: list(given) for name, given in (usual | answers).items()}
         self.asked: list[Any] = []
         self.used_ago_s: list[float] = []
+        self.written = True
         self.gate = threading.Event()
         self.gate.set()
 
@@ -62,9 +63,10 @@ class Script:
         assert found
         return found
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:
         self.used_ago_s.append(used_ago_s)
         self._answer("record", place.id, always)
+        return self.written
 
     def tidy(self, spare: str) -> None:
         self._answer("tidy", spare)

@@ -250,10 +250,12 @@ def test_another_model_is_pulled_onto_an_existing_instance_and_other_differences
 
     monkeypatch.setattr(Agent, "request", request)
     notes: list[str] = []
-    result = provision.run(settings(model="qwen3:4b", idle_s=60), note=notes.append, **zones.injected)
+    asked = settings(model="qwen3:4b", idle_s=60, allowed_cidrs=("203.0.113.0/24",))
+    result = provision.run(asked, note=notes.append, **zones.injected)
     assert result["model"] == "qwen3:4b"
     assert zones.calls[-1] == ("POST", "/api/pull", {"model": "qwen3:4b", "stream": True})
     assert "EXOSCALE_IDLE_TIMEOUT (its own: 1800, set: 60)" in notes[-1]
+    assert "EXOSCALE_ALLOWED_CIDRS (its own: open to any address, set: limited)" in notes[-1]
 
 
 @pytest.mark.parametrize(("silent", "ends"), [(3, None), (99, "silent; try again"), (1, None)])

@@ -7,6 +7,7 @@ ends with `quit`, Ctrl-C, SIGTERM or its parent, and no process is left behind, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -67,11 +68,12 @@ def main() -> int:
                     f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET")
                 )
                 _note(f"What that key may not do, this one may:\n  env {whole} {sys.executable} -m client provision")
-            for words in _orders(parent):
-                if words[:1] in (["quit"], ["exit"]):
-                    break
-                if words:
-                    _obey(simulator, words)
+            with contextlib.suppress(KeyboardInterrupt):  # as good an end as `quit`
+                for words in _orders(parent):
+                    if words[:1] in (["quit"], ["exit"]):
+                        break
+                    if words:
+                        _obey(simulator, words)
             _note("ending every instance")
             return 1 if simulator.violations else 0
     except KeyboardInterrupt:
@@ -104,6 +106,7 @@ def _note(text: str) -> None:
 
 def _introduce(simulator: Simulator, env: Mapping[str, str], idle_s: int) -> None:
     _note("A simulated Exoscale cloud is up. Paste this into another terminal:\n")
+    print(f"cd {shlex.quote(str(Path(__file__).parents[2]))}")  # whose modules the commands below are
     for name, value in {**env, "EXOSCALE_IDLE_TIMEOUT": str(idle_s)}.items():
         print(f"export {name}={shlex.quote(value)}")
     sys.stdout.flush()
@@ -112,8 +115,10 @@ def _introduce(simulator: Simulator, env: Mapping[str, str], idle_s: int) -> Non
         f"\nThen try:  {sys.executable} -m client generate 'Why is the sky blue?'\n"
         f"           {sys.executable} -m functions.status\n"
         f"           {sys.executable} -m functions.reap_idle --dry-run\n"
-        f"To let time pass, type `advance 2m` here and run the next verb under the same clock:\n"
+        "To let time pass, type `advance 2m` here. From then on run each verb under the same clock, since beyond ten\n"
+        "minutes one that reads this machine's refuses to act:\n"
         f"  {shift} -m functions.reap_idle\n"
+        f"  {shift} -m client generate 'And at night?'\n"
         "`help` lists what can be typed here; Ctrl-C ends everything."
     )
 

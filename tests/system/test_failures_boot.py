@@ -89,7 +89,7 @@ def test_without_keep_failed_the_reaper_removes_a_failed_boot_that_nobody_waited
     here.run("provision", "--no-wait", EXOSCALE_IDLE_TIMEOUT="300").ended(0)
     [seen] = cloud.instances()
     cloud.wait(lambda: boot_report(seen).get("error"), "failed")
-    assert here.run("reap").ended(0).out.startswith(f"kept      ch-gva-2 exollama {seen.id}: used")
+    assert here.run("reap").ended(0).out.startswith(f"kept      ch-gva-2 exollama {seen.id}: by its label used")
     cloud.advance(10 * 60)  # five minutes later it would power itself off
     done = here.run("reap").ended(0)
     assert done.out == f"destroyed ch-gva-2 exollama {seen.id}: its boot failed in phase docker\n"

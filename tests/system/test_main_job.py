@@ -136,6 +136,7 @@ def test_what_env_prints_as_json_is_enough_for_a_strict_tls_client(user: User, u
     keyless = user.run("env", "--no-key").ended(0)
     assert up.key not in keyless.said
     assert "EXOLLAMA_KEY_MARK" not in keyless.out
+    assert "$EXOSCALE_OLLAMA_KEY" not in keyless.err
     assert f"export EXOLLAMA_KEY_MARK={key_mark(Secret(up.key))}\n" in user.run("env").ended(0).out
 
 
@@ -144,9 +145,9 @@ def test_status_shows_a_table_or_json_and_with_probe_what_the_instance_says(user
     assert re.split("  +", head) == ["name", "state", "zone", "type", "model", "age", "idle", "goes in", "cost, about"]
     kind = "standard.large"  # which the model fits
     assert row.split()[:5] == ["exollama", "running", "ch-gva-2", kind, "granite3.1-dense:8b"]
-    assert re.match(rf"  {up.id}  used [0-9]+ (s|min) ago$", more)
+    assert re.match(rf"  {up.id}  by its label used [0-9]+ (s|min) ago$", more)
     assert total.startswith("1 running, about 0.093 per hour, about 0.")
-    assert f"  {up.id}  ready  used " in user.run("status", "--probe").ended(0).out
+    assert f"  {up.id}  ready  by its label used " in user.run("status", "--probe").ended(0).out
     given = user.run("--json", "--probe", module="functions.status").ended(0).json
     assert (given["zones"], given["failed"]) == (["ch-gva-2", "de-fra-1"], [])
     [one] = given["instances"]
@@ -207,7 +208,7 @@ def test_the_reaper_keeps_what_answers_or_was_used_though_its_label_is_old(
 def test_an_idle_instance_is_reaped_once_and_a_dry_run_only_says_so(cloud: Simulator, user: User, up: Seen) -> None:
     assert user.run("reap", "--quiet").ended(0).out == ""
     done = user.run(module="functions.reap_idle").ended(0)
-    assert done.out.startswith(f"kept      ch-gva-2 exollama {up.id}: used ")
+    assert done.out.startswith(f"kept      ch-gva-2 exollama {up.id}: by its label used ")
     let_pass(cloud, IDLE)
     planned = user.run("reap", "--dry-run", "--json").ended(0).json
     assert planned["dry_run"] is True

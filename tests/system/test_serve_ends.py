@@ -117,6 +117,7 @@ def test_nothing_in_flight_ends_at_once_with_nothing_to_say(user: User, up: Seen
         done = served.end(signal.SIGINT).ended(0)
         assert time.monotonic() - began < 3
         assert "Finishing" not in done.err
+        assert "last use" not in done.err, "nobody used it here"
 
 
 def test_whoever_still_waits_for_a_boot_is_told_so_and_the_boot_goes_on(cloud: Simulator, user: User) -> None:
@@ -127,7 +128,7 @@ def test_whoever_still_waits_for_a_boot_is_told_so_and_the_boot_goes_on(cloud: S
         program = Streaming(served)
         program.start()
         served.run.until(lambda: served.status()["phase"] == "model", "it boots")
-        served.end().ended(0, "Finishing 1 request(s)")
+        served.end().ended(0, "Finishing 1 request(s)", "still being started", "exollama stop")
         program.join(20)
         assert program.answer
         said = refused(program.answer)
@@ -139,6 +140,17 @@ def test_whoever_still_waits_for_a_boot_is_told_so_and_the_boot_goes_on(cloud: S
 
 
 # -- what becomes of the instance
+
+
+def test_kept_it_is_said_when_it_goes_and_how_to_end_it_now(cloud: Simulator, user: User, up: Seen) -> None:
+    with serving(user) as served:
+        whole(served.generate())
+        served.end(signal.SIGINT).ended(0, "after its last use", "To end it now: exollama stop")
+    with serving(user) as served:
+        whole(served.generate())
+        cloud.remove(up.id)
+        served.run.until(lambda: served.status()["state"] == "asleep", "somebody looks, and it is gone")
+        assert "last use" not in served.end(signal.SIGINT).ended(0).err
 
 
 @pytest.mark.parametrize("used", [True, False])

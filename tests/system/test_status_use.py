@@ -164,7 +164,7 @@ def test_the_table_says_what_it_is_when_it_goes_and_what_it_costs(records: Simul
     assert re.fullmatch(
         r"exollama  running  ch-gva-2  standard.micro  granite3.1-dense:8b  2h 0m  [0-9]s    37m      0.015", row
     )
-    assert re.fullmatch(rf"  {seen.id}  used [0-9] s ago", more)
+    assert re.fullmatch(rf"  {seen.id}  by its label used [0-9] s ago", more)
     assert total.startswith("1 running, about 0.007 per hour, about 0.015 so far (CHF, EUR or USD; prices of 20")
     micro = prices.hourly_cost("standard.micro", 50)
     [one] = clerk.run("status", "--json", "--probe").ended(0).json["instances"]

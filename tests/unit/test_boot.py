@@ -85,7 +85,7 @@ def test_what_is_no_percentage_is_not_told_as_one(percent: Any) -> None:
 def test_a_boot_that_fails_in_a_phase_is_told_at_once_with_phase_and_log(phase: str) -> None:
     booting = Booting(lambda s: status(phase=phase) if s < 2 else status(failed=phase))
     with pytest.raises(
-        BootFailed, match=f"failed in phase {phase}: it broke\n  [|] first line\n  [|] last line"
+        BootFailed, match=f"failed in phase {phase}: it broke[.]\n  [|] first line\n  [|] last line"
     ) as end:
         booting.wait()
     assert (end.value.phase, end.value.log) == (phase, ("first line", "last line"))
@@ -181,6 +181,17 @@ def test_a_failure_that_is_told_incompletely_is_still_told(boot: dict[str, Any])
     told = failure(broken | {"boot": broken["boot"] | boot})
     assert told
     assert "The boot failed in phase" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("message", "end"), [("it broke", "it broke."), ("it broke.", "it broke."), ("is it there?", "is it there?")]
+)
+def test_what_a_failure_says_ends_as_a_sentence_since_another_may_follow(message: str, end: str) -> None:
+    broken = status(failed="docker")
+    broken["boot"]["error"]["message"] = message
+    told = failure(broken)
+    assert told
+    assert told.summary == f"The boot failed in phase docker: {end}"
 
 
 def test_nothing_in_a_failure_is_obeyed_by_a_terminal() -> None:

@@ -283,6 +283,27 @@ def test_a_second_ctrl_c_at_an_empty_prompt_ends_the_chat(
     assert len(model.asked) == asked
 
 
+def test_a_prompt_in_quotes_that_ctrl_d_ends_is_dropped_and_told(
+    monkeypatch: pytest.MonkeyPatch, typing: Callable[..., None], model: Model
+) -> None:
+    run = Chat(monkeypatch, model)
+    typing('"""', "half a", EOFError(), "two")
+    assert run("") == 0
+    assert model.asked == [[said("user", "two")]]
+    assert "is dropped" in run.err.getvalue()
+
+
+def test_a_person_is_told_that_the_conversation_was_cleared_and_a_pipe_is_not(
+    monkeypatch: pytest.MonkeyPatch, typing: Callable[..., None], model: Model
+) -> None:
+    run = Chat(monkeypatch, model)
+    run("/clear\n")
+    assert run.err.getvalue() == ""
+    typing("/clear")
+    run("")
+    assert "The conversation begins anew." in run.err.getvalue()
+
+
 # -- over a session
 
 

@@ -53,6 +53,37 @@ def words(*arguments: str, prog: str = "exollama", verb: str | None = None) -> i
         return int(leaving.code or 0)
 
 
+# -- credentials
+
+
+@pytest.mark.parametrize("verb", ["status", "stop", "logs", "env", "doctor", "reap"])
+def test_where_there_is_only_a_function_a_verb_for_credentials_says_what_that_offers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    for variable in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET"):
+        monkeypatch.delenv(variable)
+    assert words(verb) == 2
+    assert "generate, chat, serve and provision" not in capsys.readouterr().err
+    monkeypatch.setenv("EXOLLAMA_PROVISION_URL", "https://functions.example.org/provision")
+    assert words(verb) == 2
+    err = capsys.readouterr().err
+    assert "EXOSCALE_API_KEY is not set" in err
+    assert "generate, chat, serve and provision" in err
+
+
+def test_a_wrong_setting_beside_a_function_asks_for_no_function(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("EXOLLAMA_PROVISION_URL", "https://functions.example.org/provision")
+    monkeypatch.setenv("EXOSCALE_IDLE_TIMEOUT", "soon")
+    assert words("generate", "why?") == 2
+    err = capsys.readouterr().err
+    assert "EXOSCALE_IDLE_TIMEOUT" in err
+    assert "EXOLLAMA_PROVISION_URL" not in err
+
+
 # -- usage
 
 

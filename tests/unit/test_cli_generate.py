@@ -4,15 +4,14 @@ import io
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from client import cli, use, verbs
-from client.api import Api
 from client.errors import SettingsError
 from client.terminal import Terminal
-from tests.fakes import World, instance, label_map, settings
+from tests.fakes import NOW, instance, label_map, settings
 
 # -- generate's arguments
 
@@ -136,13 +135,18 @@ def test_generate_reaps_where_urllib3_is_installed_and_else_does_without(
 
 @pytest.mark.parametrize(
     ("idle", "words"),
-    [("s1800", "about 30 minutes after its last use: from 12:30 UTC on"), ("s60", "60 seconds after its last use")],
+    [
+        ("s1800", "goes about 30 minutes after its last use, between 12:30 and 12:37 UTC, by the next"),
+        ("s60", "goes 60 seconds after its last use, at 12:01 UTC, by the next"),
+        ("s7200", "between 14:00 and 14:15 UTC"),  # then it is off
+    ],
 )
 def test_it_is_said_when_the_instance_goes_and_who_sees_to_it(idle: str, words: str) -> None:
-    said = use.goes(instance(labels=label_map(idle=idle)), cast("Api", World()))
+    said = use.goes(instance(labels=label_map(idle=idle)), NOW)
     assert words in said
     assert "by the next `exollama reap` (cron)" in said
     assert "powers itself off at" in said
+    assert "its disk costs on. To end it now: exollama stop" in said
 
 
 def test_that_a_function_takes_long_is_said_where_no_live_line_is_seen() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from client.errors import ExollamaError
 from client.exchange import Refusal
+from client.source import Place
 from tests.keeping import Kept, Script, place, run
 
 QUARTER_S = 100  # of the idle timeout of 400 s that a place has here
@@ -56,7 +57,7 @@ def test_a_write_that_comes_late_tells_of_the_last_use_and_not_of_itself() -> No
         assert kept.script.used_ago_s[0] < 5
         assert kept.script.used_ago_s[-1] > 3500, "writes failed for an hour, in which nobody used it"
 
-    run(scene, Script(record=[ExollamaError("down")] * 59 + [None]))
+    run(scene, Script(record=[ExollamaError("down")] * 59 + [None], look=[place()]))
 
 
 def test_a_stream_that_runs_for_long_is_written_each_quarter_and_its_end_once() -> None:
@@ -87,7 +88,7 @@ def test_nothing_is_written_where_nobody_used_anything_or_nothing_runs() -> None
         await kept.passes(3 * QUARTER_S)
         assert records(kept) == 0
 
-    run(scene)
+    run(scene, Script(look=[place()]))
 
 
 def test_a_write_that_fails_is_tried_again_after_a_minute_and_fails_no_request(
@@ -270,6 +271,70 @@ def test_a_pass_that_fails_fails_nothing_and_comes_again() -> None:
         assert len(spared(kept)) == 3
 
     run(scene, Script(tidy=[ExollamaError("Forbidden by role policy")]))
+
+
+# -- an instance that others removed
+
+
+def remembered(kept: Kept) -> tuple[str, bool]:
+    return kept.keeper.state, kept.keeper.place is not None
+
+
+@pytest.mark.parametrize("told", ["a record", "a pass", "a look at the status"])
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [(None, ("asleep", False)), (place(), ("ready", True)), (ExollamaError("The API is down."), ("ready", True))],
+    ids=["gone", "there", "not known"],
+)
+def test_one_that_is_gone_is_dropped_as_soon_as_that_can_be_told(
+    told: str, found: Place | Exception | None, state: tuple[str, bool]
+) -> None:
+    async def scene(kept: Kept) -> None:
+        await kept.ready()
+        if told == "a record":
+            kept.script.written = False
+            kept.keeper._tidy_due = math.inf
+            kept.keeper.used(1)
+            kept.keeper.used(-1)
+        elif told == "a look at the status":
+            kept.keeper._tidy_due = math.inf
+            kept.keeper.looked_at()
+        await kept.passes(1)
+        assert remembered(kept) == state
+        assert (kept.script.count("look"), kept.script.count("wake")) == (1, 1)
+        assert kept.keeper.last_use > -math.inf or told != "a record", "looking is no use"
+
+    run(scene, Script(look=[found]))
+
+
+def test_however_often_somebody_looks_it_is_made_sure_of_twice_a_minute_at_most_and_no_look_waits() -> None:
+    async def scene(kept: Kept) -> None:
+        kept.keeper.looked_at()
+        await kept.ready()
+        kept.keeper._tidy_due = math.inf
+        await kept.passes(60, between=kept.keeper.looked_at)
+        assert kept.script.count("look") == 2
+        kept.script.gate.clear()
+        kept.loop.ahead += 60
+        kept.keeper.looked_at()
+        await kept.until(lambda: kept.script.count("look") == 3, "it is looked for")
+        assert remembered(kept) == ("ready", True)
+
+    run(scene, Script(look=[place()]))
+
+
+def test_one_whose_use_began_while_it_was_looked_for_is_kept() -> None:
+    async def scene(kept: Kept) -> None:
+        pool = await kept.ready()
+        kept.script.gate.clear()
+        kept.keeper.looked_at()
+        await kept.until(lambda: kept.script.count("look"), "it is looked for")
+        kept.keeper.used(1)
+        kept.script.gate.set()
+        await kept.until(lambda: not kept.keeper._chores, "that is over")
+        assert kept.keeper.pool is pool
+
+    run(scene)
 
 
 # -- the deadline

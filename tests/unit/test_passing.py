@@ -34,7 +34,9 @@ class Fickle:
             raise self.failures.pop(0)
         return PLACE
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None: ...
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:
+        return True
+
     def tidy(self, spare: str) -> None: ...
 
     def facts(self, place: Place) -> dict[str, Any]:

@@ -19,9 +19,13 @@ LONG_PAST = NOW - timedelta(minutes=61)
 
 
 BY_LABELS = {
-    "used just now": (seen(), KEEP, "used 0 s ago"),
-    "used within the timeout": (seen(activity=ago(minutes=29)), KEEP, "used 29 min ago"),
-    "within the quarter for skipped writes": (seen(activity=ago(seconds=2249)), KEEP, "used 37 min ago"),
+    "used just now": (seen(), KEEP, "by its label used 0 s ago"),
+    "used within the timeout": (seen(activity=ago(minutes=29)), KEEP, "by its label used 29 min ago"),
+    "within the quarter for skipped writes": (
+        seen(activity=ago(seconds=2249)),
+        KEEP,
+        "by its label, which may be late, used 37 min ago: kept until 37 min",
+    ),
     "a quarter past the timeout": (seen(activity=ago(seconds=2250)), ASK, "by its label unused for"),
     "long idle": (seen(activity=ago(hours=5)), ASK, "by its label unused for 5 h 0 min: to be asked"),
     "its own shorter timeout": (

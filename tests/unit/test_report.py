@@ -41,6 +41,7 @@ def forwarder(**changes: Any) -> Forwarder:
         "idle_s": math.inf,
         "held": 0,
         "woken": 0,
+        "looked_at": lambda: None,
     }
     own = {"active": 0, "closing": False, "began": 100.0, "now": lambda: 160.25, "counts": Counter[str]()}
     keeper |= {name: value for name, value in changes.items() if name in keeper}
@@ -166,6 +167,13 @@ def test_the_form_is_the_one_that_is_asked_for(target: str, fields: list[str], p
 )
 def test_there_is_one_path_that_can_be_read_and_none_that_does_anything(target: str, method: str, status: int) -> None:
     assert ask(forwarder(), target, method=method).status == status
+
+
+@pytest.mark.parametrize(("method", "looks"), [("GET", 1), ("POST", 0)])
+def test_whoever_looks_has_the_state_made_sure_of(method: str, looks: int) -> None:
+    seen: list[None] = []
+    ask(forwarder(looked_at=lambda: seen.append(None)), method=method)
+    assert len(seen) == looks
 
 
 # The text format (prometheus.io, exposition formats): a TYPE before a family's samples, each family in one piece.

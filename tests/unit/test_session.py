@@ -125,6 +125,15 @@ def test_a_configured_key_that_differs_is_reported_and_not_used(monkeypatch: pyt
     assert "another-key" not in use.notes[0]
 
 
+def test_a_key_that_was_handed_out_with_an_instance_before_is_not_reported_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stale = Secret("another-key_0123456789-abcdefghijk")
+    use = Use(monkeypatch, World(machine()), key=stale, key_handed_out=True)
+    use.generate()
+    assert (use.keys, use.notes) == ([Secret(KEY)], [])
+
+
 def test_where_the_user_data_may_not_be_read_the_configured_key_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Secret("another-key_0123456789-abcdefghijk")
     use = Use(monkeypatch, World(machine()), key=mine)

@@ -32,8 +32,9 @@ class Nowhere:
     def wake(self) -> Place:
         raise NoInstance("The benchmark's instance is gone.")
 
-    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> None:
+    def record(self, place: Place, used_ago_s: float, *, always: bool = False) -> bool:
         """Nothing."""
+        return True
 
     def tidy(self, spare: str) -> None:
         """Nothing."""
