@@ -202,14 +202,22 @@ def test_every_error_has_its_exit_code_and_is_one_message_on_stderr(
 @pytest.mark.parametrize(
     ("end", "code"), [(KeyboardInterrupt(), 130), (cli.Terminated(), 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_an_interruption_has_its_exit_code_and_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: BaseException, code: int
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [(verb, "") for verb in ("status", "stop", "logs", "reap", "env", "doctor")]
+    + [(verb, " Whatever was created stays owned, and goes once nobody uses it.") for verb in ("start", "chat")],
+)
+def test_an_interruption_has_its_exit_code_and_speaks_of_what_was_created_only_where_something_may_have_been(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: BaseException,
+    code: int,
+    verb: str,
+    more: str,
 ) -> None:
-    verb_that(monkeypatch, raising(end))
-    assert words("status") == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "Traceback" not in err
+    verb_that(monkeypatch, raising(end), cli.ALIASES.get(verb, verb))
+    assert words(verb) == code
+    assert capsys.readouterr() == ("", f"\nexollama: interrupted.{more}\n")
 
 
 def test_settings_that_are_wrong_are_all_named_one_per_line_and_nothing_else_is_done(
