@@ -283,8 +283,7 @@ def price(settings: Settings, name: str) -> Finding:
             f"{name} costs about {cost:.5g} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
         )
     if most is not None and (cost is None or cost > most):
-        do = "Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type."
-        return failed("price", f"{about}, and EXOSCALE_MAX_HOURLY_COST is {most}.", do)
+        return failed("price", f"{about}, and EXOSCALE_MAX_HOURLY_COST is {most}.", plan.afford(cost))
     if cost is None:
         return warning("price", f"{about}.", "Look it up at exoscale.com/pricing before you use it.")
     return ok(

@@ -71,15 +71,15 @@ def test_a_disk_is_held_against_what_the_model_needs(model: str, disk_gib: int, 
     [
         ("standard.large", None, OK, "about 0.10033 per hour"),
         ("standard.large", 0.11, OK, "at most 0.11"),
-        ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09"),
+        ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09. To do: Raise it"),
         ("standard.new", None, WARNING, "no price known"),
-        ("standard.new", 5.0, FAILED, "no price known"),
+        ("standard.new", 5.0, FAILED, "no price known here, and EXOSCALE_MAX_HOURLY_COST is 5.0. To do: Unset it"),
     ],
 )
 def test_a_price_is_held_against_what_an_hour_may_cost(name: str, most: float | None, state: str, words: str) -> None:
     finding = price(settings(max_hourly_cost=most), name)
     assert finding.state == state
-    assert words in finding.says
+    assert words in f"{finding.says} To do: {finding.do}"
 
 
 def row(resource: str, usage: object, limit: object) -> dict[str, object]:
