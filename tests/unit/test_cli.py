@@ -272,9 +272,14 @@ def reaped(*outcomes: str, failed: list[str] | None = None) -> dict[str, Any]:
         (reaped("kept", "destroyed"), 0, []),
         (reaped("kept", "failed"), 1, ["because failed"]),
         (reaped("kept", failed=["de-fra-1 was not looked at"]), 1, ["de-fra-1 was not looked at"]),
+        (
+            reaped(failed=[f"{zone} was not looked at: {why}" for zone, why in zip("abc", "xyx", strict=True)]),
+            1,
+            ["a was not looked at, nor c: x\n", "b was not looked at: y\n"],
+        ),
         (reaped(), 0, []),
     ],
-    ids=["done", "one failed", "a zone failed", "nothing"],
+    ids=["done", "one failed", "a zone failed", "zones failed alike", "nothing"],
 )
 @pytest.mark.parametrize("quiet", [False, True])
 def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
