@@ -297,6 +297,7 @@ def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
     out, err = capsys.readouterr()
     assert bool(out) is not quiet
     assert [line for line in loud if line in err] == loud
+    assert not [line for line in loud if line in out], "told twice"
     assert bool(err) is bool(loud)
 
 
@@ -481,3 +482,4 @@ def test_stop_ends_with_0_only_where_everything_was_stopped_and_says_what_else_t
         assert json.loads(out) == result
     else:
         assert [line.split()[0] for line in out.splitlines()] == [one["outcome"] for one in result["instances"]]
+        assert not [line for line in loud if line in out], "told twice"
