@@ -190,6 +190,8 @@ def test_findings_read_without_colour_a_line_each_and_those_alike_on_one() -> No
         "",
         "1 ok, 1 warning, 1 failed, 2 not checked",
     ]
+    assert findings.text([*SHOWN, SHOWN[1]]).endswith("1 ok, 2 warnings, 1 failed, 2 not checked")
+    assert findings.text([]).endswith("0 ok, 0 warnings, 0 failed, 0 not checked")
 
 
 def test_colour_adds_to_the_words_and_replaces_none() -> None:
