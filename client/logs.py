@@ -17,7 +17,7 @@ from client.api import Api
 from client.boot import LOOK_S, boot_budget_s
 from client.endpoint import PORT
 from client.errors import ApiError, ExollamaError, KeyRejected, NoInstance, SettingsError
-from client.model import Instance, number, owned_live, printable
+from client.model import Instance, number, others, owned_live, printable
 from client.session import Session
 from client.settings import Settings
 from client.terminal import Terminal
@@ -39,9 +39,11 @@ def logs(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     """
     api = Api(settings, settings.zone, http_client_send)
     session = Session(settings, api, note=terminal.note)
-    seen = [_Seen(instance) for instance in owned_live(api.list_known_zone(), settings.name)]
+    listed = api.list_known_zone()
+    seen = [_Seen(instance) for instance in owned_live(listed, settings.name)]
     if not seen:
-        raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`.")
+        none = f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`."
+        raise NoInstance(none + others(listed, settings.name))
     terminal.progress("asking the instance", None, 0.0)
     kinds: dict[str, str] = {}
     with suppress(ApiError):  # then there is its id

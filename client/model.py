@@ -207,6 +207,13 @@ def owned_live(instances: list[Instance], name: str) -> list[Instance]:
     return sorted(mine, key=lambda instance: instance.age_key)
 
 
+def others(listed: list[Instance], name: str) -> str:
+    """What to say after there is none of that name in a zone: which others of ours are there, and where to look."""
+    names = sorted({i.owned_name for i in listed if i.owned and i.owned_name != name and i.state not in GONE})
+    shown = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (f" Others of yours in this zone: {shown}." if names else "") + " `exollama status` shows all zones."
+
+
 def _moment(value: object) -> datetime | None:
     """RFC 3339 as the API writes it; None for anything else, and for another millennium, as in labels."""
     try:

@@ -95,7 +95,7 @@ def test_a_boot_that_fails_ends_it_with_1_its_error_and_what_to_do(
 def test_with_none_it_says_so_and_ends_with_3(records: Simulator, clerk: Clerk) -> None:
     clerk.run("logs").ended(3, "no instance named exollama in ch-gva-2", "exollama provision")
     plant(records, exollama_name="nanother")
-    clerk.run("logs", "--follow", "--json").ended(3)
+    clerk.run("logs", "--follow", "--json").ended(3, "Others of yours in this zone: another.")
 
 
 @pytest.mark.parametrize(
