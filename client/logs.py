@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from client.api import Api
@@ -109,10 +110,20 @@ class _Seen:
         self.trouble, self.exit_code = "", 0
         if self.phase == "failed":
             self.exit_code = 1
-            self.trouble = (
-                "Its boot failed; the end of its log says why. It goes by the next `exollama reap`. To try another: "
-                "exollama provision, with --keep-failed for one that stays to be looked at."
+            self.trouble = f"Its boot failed; the end of its log says why. {self._goes(session.api.now())}"
+
+    def _goes(self, now: datetime) -> str:
+        """When one goes whose boot failed, and what to do."""
+        policy, until = (self.said or {}).get("policy"), self.instance.failed_until(now)
+        if isinstance(policy, dict) and policy.get("keep_failed") is True and until and now < until:
+            return (
+                f"It is kept, as asked (--keep-failed), until {until:%Y-%m-%d %H:%M} UTC; `exollama stop` ends it now. "
+                "To try another: exollama provision."
             )
+        return (
+            "It goes by the next `exollama reap`. To try another: exollama provision, with --keep-failed for one that "
+            "stays to be looked at."
+        )
 
     def describe(self, api: Api) -> dict[str, Any]:
         """All of it, its log as far as it is new."""

@@ -128,6 +128,12 @@ class Instance:
         began = [moment for moment in (self.created, self.activity(now)) if moment]
         return max(began) + timedelta(seconds=self.policy.boot_s) if began else None
 
+    def failed_until(self, now: datetime) -> datetime | None:
+        """Until when it is kept where its boot failed and it was made with --keep-failed; None: nobody can say."""
+        began, deadline = self.activity(now) or self.created, self.policy.deadline
+        until = began and began + timedelta(seconds=self.policy.retention_s)
+        return min(until, deadline) if until and deadline else until
+
     @property
     def policy(self) -> Policy:
         """Its policy, with the default for whatever label is missing, unreadable or absurd."""

@@ -119,11 +119,11 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     past_deadline = policy.deadline is not None and now >= policy.deadline
     if isinstance(boot.get("error"), dict):
         kept = status.get("policy")
-        began = instance.activity(now) or instance.created
-        until = (began or now) + timedelta(seconds=policy.retention_s)
-        if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
-            reason = f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC"
-            return keep(reason, _sooner(until, policy.deadline) if began else None)
+        until = instance.failed_until(now)
+        asked = isinstance(kept, dict) and kept.get("keep_failed") is True
+        if asked and not past_deadline and (until is None or now < until):
+            when = f" until {until:%Y-%m-%d %H:%M} UTC" if until else ""
+            return keep(f"its boot failed; kept to be looked at{when}", until)
         phase = printable(boot["error"].get("phase"))
         return Decision(Verb.DESTROY, f"its boot failed in phase {phase}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
