@@ -13,8 +13,8 @@ import pytest
 import functions.doctor
 from client import cli, verbs
 from client.errors import ApiError, Denied, ExollamaError
-from functions import findings, fit
-from functions.doctor import CRON, _Check, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
+from functions import findings, fit, reapers
+from functions.doctor import _Check, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
 from functions.findings import FAILED, OK, UNCHECKED, WARNING, Finding, failed, ok, unchecked, warning
 from tests.fakes import API_KEY, API_SECRET, settings
 
@@ -133,11 +133,13 @@ def test_what_a_reaper_left_behind_is_told_each(
     assert words in found[0].says
 
 
-def test_without_a_reaper_here_the_line_to_add_is_the_one_of_the_deploy_folder() -> None:
-    assert reaper(["this user's crontab"]).state == OK
-    assert reaper([]).state == WARNING
-    assert reaper([]).do.endswith(CRON)
-    assert CRON in (ROOT / "deploy/cron/crontab").read_text().splitlines()
+def test_without_a_reaper_here_and_with_one_that_cannot_run_there_is_a_line_to_add() -> None:
+    assert reaper(["this user's crontab"], []).state == OK
+    for where, lacks in (([], []), (["this user's crontab"], ["the program", "the file with the settings"])):
+        found = reaper(where, lacks)
+        assert found.state == WARNING
+        assert found.do.endswith(reapers.cron_line())
+        assert " and ".join(lacks) in found.says
 
 
 def raising(error: Exception) -> Callable[[], list[Finding]]:
