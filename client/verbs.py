@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from client import misspelt
 from client.errors import ExollamaError, SettingsError
 from client.settings import Reader, Settings, by_function, has_credentials, whole
 from client.terminal import Notes, Terminal
@@ -28,6 +29,9 @@ def run(args: argparse.Namespace) -> int:
         format="%(name)s: %(message)s",
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    if not (getattr(args, "quiet", False) or getattr(args, "check", False)):  # cron would mail it each time
+        for warning in misspelt.warnings(os.environ):
+            terminal.note(warning)
     try:
         settings = _settings(args)
         return _VERBS[args.verb](args, settings, terminal)
