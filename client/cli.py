@@ -220,6 +220,7 @@ def _serve_arguments(one: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str | None = None) -> int:
     """Run one verb and return its exit code. With `verb`, the arguments are that verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
+    creates = (verb or next(iter(words), "")) in ("provision", "start", "generate", "chat", "serve")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed (>&-, 2>&-): what is printed goes nowhere, as it was asked
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
@@ -236,10 +237,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "exollama", verb: str
     except OSError as error:  # a full disk behind stdout, say
         print(f"exollama: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return _interrupted(130)
-    except Terminated:
-        return _interrupted(143)
+    except (KeyboardInterrupt, Terminated) as end:
+        kept = " Whatever was created stays owned, and goes once nobody uses it." if creates else ""
+        print(f"\nexollama: interrupted.{kept}", file=sys.stderr)
+        return 130 if isinstance(end, KeyboardInterrupt) else 143
 
 
 def _dispatch(words: list[str], prog: str, verb: str | None) -> int:
@@ -274,11 +275,6 @@ def _no_verb(word: str, prog: str) -> int:
     else:
         print(overview(prog), end="", file=sys.stderr)
     return 2
-
-
-def _interrupted(code: int) -> int:
-    print("\nexollama: interrupted. Whatever was created stays owned, and goes once nobody uses it.", file=sys.stderr)
-    return code
 
 
 def garuda(argv: Sequence[str] | None = None) -> int:

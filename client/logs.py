@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from client.api import Api
 from client.boot import LOOK_S, boot_budget_s
 from client.endpoint import PORT
 from client.errors import ApiError, ExollamaError, KeyRejected, NoInstance, SettingsError
-from client.model import Instance, number, owned_live, printable
+from client.model import Instance, number, others, owned_live, printable
 from client.session import Session
 from client.settings import Settings
 from client.terminal import Terminal
@@ -39,9 +40,11 @@ def logs(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> in
     """
     api = Api(settings, settings.zone, http_client_send)
     session = Session(settings, api, note=terminal.note)
-    seen = [_Seen(instance) for instance in owned_live(api.list_known_zone(), settings.name)]
+    listed = api.list_known_zone()
+    seen = [_Seen(instance) for instance in owned_live(listed, settings.name)]
     if not seen:
-        raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`.")
+        none = f"There is no instance named {settings.name} in {settings.zone}. Run `exollama provision`."
+        raise NoInstance(none + others(listed, settings.name))
     terminal.progress("asking the instance", None, 0.0)
     kinds: dict[str, str] = {}
     with suppress(ApiError):  # then there is its id
@@ -107,10 +110,20 @@ class _Seen:
         self.trouble, self.exit_code = "", 0
         if self.phase == "failed":
             self.exit_code = 1
-            self.trouble = (
-                "Its boot failed; the end of its log says why. It goes by the next `exollama reap`. To try another: "
-                "exollama provision, with --keep-failed for one that stays to be looked at."
+            self.trouble = f"Its boot failed; the end of its log says why. {self._goes(session.api.now())}"
+
+    def _goes(self, now: datetime) -> str:
+        """When one goes whose boot failed, and what to do."""
+        policy, until = (self.said or {}).get("policy"), self.instance.failed_until(now)
+        if isinstance(policy, dict) and policy.get("keep_failed") is True and until and now < until:
+            return (
+                f"It is kept, as asked (--keep-failed), until {until:%Y-%m-%d %H:%M} UTC; `exollama stop` ends it now. "
+                "To try another: exollama provision."
             )
+        return (
+            "It goes by the next `exollama reap`. To try another: exollama provision, with --keep-failed for one that "
+            "stays to be looked at."
+        )
 
     def describe(self, api: Api) -> dict[str, Any]:
         """All of it, its log as far as it is new."""

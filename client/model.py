@@ -128,6 +128,12 @@ class Instance:
         began = [moment for moment in (self.created, self.activity(now)) if moment]
         return max(began) + timedelta(seconds=self.policy.boot_s) if began else None
 
+    def failed_until(self, now: datetime) -> datetime | None:
+        """Until when it is kept where its boot failed and it was made with --keep-failed; None: nobody can say."""
+        began, deadline = self.activity(now) or self.created, self.policy.deadline
+        until = began and began + timedelta(seconds=self.policy.retention_s)
+        return min(until, deadline) if until and deadline else until
+
     @property
     def policy(self) -> Policy:
         """Its policy, with the default for whatever label is missing, unreadable or absurd."""
@@ -205,6 +211,13 @@ def owned_live(instances: list[Instance], name: str) -> list[Instance]:
     """The owned instances of one name that are not on their way out, the oldest first."""
     mine = [i for i in instances if i.owned and i.owned_name == name and i.state not in GONE]
     return sorted(mine, key=lambda instance: instance.age_key)
+
+
+def others(listed: list[Instance], name: str) -> str:
+    """What to say after there is none of that name in a zone: which others of ours are there, and where to look."""
+    names = sorted({i.owned_name for i in listed if i.owned and i.owned_name != name and i.state not in GONE})
+    shown = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (f" Others of yours in this zone: {shown}." if names else "") + " `exollama status` shows all zones."
 
 
 def _moment(value: object) -> datetime | None:

@@ -28,7 +28,7 @@ from client.errors import (
     StreamCut,
     Unreachable,
 )
-from client.model import Instance, number, owned_live, printable
+from client.model import Instance, number, others, owned_live, printable
 from client.settings import Secret, Settings
 
 log = logging.getLogger("exollama.session")
@@ -194,7 +194,7 @@ class Session:
         if instance is None:
             raise NoInstance(
                 f"There is no running instance named {self.settings.name} in {self.settings.zone}. "
-                "Run `exollama provision`."
+                "Run `exollama provision`." + others(self._listed, self.settings.name)
             )
         endpoint = self.endpoint(instance)
         wait_ready(

@@ -40,7 +40,8 @@ IMAGE_RE: Final = re.compile(
 )
 KEY_RE: Final = re.compile(r"[A-Za-z0-9_-]{32,128}")
 TYPE_RE: Final = re.compile(r"[a-z0-9]+\.[a-z0-9-]+")
-_CREDENTIAL_RE: Final = re.compile(r"[!-+\--~]{3,256}")  # visible ASCII without the comma, which the header uses
+# Visible ASCII without the comma, which the header uses, and quotes, which were copied along.
+_CREDENTIAL_RE: Final = re.compile(r"[!#-&(-+\--_a-~]{3,256}")
 
 
 class Secret:

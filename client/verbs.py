@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from client import misspelt
 from client.errors import ExollamaError, SettingsError
 from client.settings import Reader, Settings, by_function, has_credentials, whole
 from client.terminal import Notes, Terminal
@@ -28,6 +29,9 @@ def run(args: argparse.Namespace) -> int:
         format="%(name)s: %(message)s",
     )
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    if not (getattr(args, "quiet", False) or getattr(args, "check", False)):  # cron would mail it each time
+        for warning in misspelt.warnings(os.environ):
+            terminal.note(warning)
     try:
         settings = _settings(args)
         return _VERBS[args.verb](args, settings, terminal)
@@ -177,7 +181,7 @@ def _reap(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     if args.json:
         print(json.dumps(result))
     elif not args.quiet:
-        print(reap_idle.text(result))
+        print(reap_idle.text(_hushed(result)))
     return 1 if _failures(result, terminal) else 0
 
 
@@ -188,7 +192,7 @@ def _stop(args: argparse.Namespace, settings: Settings, terminal: Terminal) -> i
     terminal.progress("ending the instance", None, 0.0)
     result = stop.run(settings, force=args.force, keep_disk=args.keep_disk)
     terminal.clear()
-    print(json.dumps(result) if args.json else reap_idle.text(result))
+    print(json.dumps(result) if args.json else reap_idle.text(_hushed(result)))
     kept = [item for item in result["instances"] if item["outcome"] == "kept"]
     if kept:
         terminal.note("What was kept goes once nobody uses it; --force ends it all the same.")
@@ -204,6 +208,12 @@ def _doctor(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     print(json.dumps(result) if args.json else findings.text(result["findings"], colour=colour))
     return 1 if result["failed"] else 0
+
+
+def _hushed(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result for stdout: why something failed is told once, on stderr."""
+    told = {"reason": "the message says why"}
+    return {**result, "instances": [one | told if one["outcome"] == "failed" else one for one in result["instances"]]}
 
 
 def _failures(result: Mapping[str, Any], terminal: Terminal) -> bool:

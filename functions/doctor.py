@@ -32,7 +32,6 @@ from functions.zones import WORKERS, side_by_side
 log = logging.getLogger("exollama.doctor")
 T = TypeVar("T")
 
-CRON: Final = '*/10 * * * *  set -a; . "$HOME/.exollama.env" && "$HOME/.local/bin/exollama" reap --quiet'
 _SKEW_S: Final = 60.0
 """From here on a label of this machine's would lie in the future for others."""
 _EVERYWHERE: Final = (CredentialsRejected, ClockError, Unanswered)
@@ -90,7 +89,7 @@ def run(
         *permissions.findings({} if visit.barred else visit.asked, has_key=settings.key is not None),
         disk(settings),
         *gathered,
-        reaper(reapers.here()),
+        reaper(*reapers.here()),
     ]
     return {
         "zone": settings.zone,
@@ -283,8 +282,7 @@ def price(settings: Settings, name: str) -> Finding:
             f"{name} costs about {cost:.5g} per hour with its disk ({prices.CURRENCIES}; of {prices.listed()['as_of']})"
         )
     if most is not None and (cost is None or cost > most):
-        do = "Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type."
-        return failed("price", f"{about}, and EXOSCALE_MAX_HOURLY_COST is {most}.", do)
+        return failed("price", f"{about}, and EXOSCALE_MAX_HOURLY_COST is {most}.", plan.afford(cost))
     if cost is None:
         return warning("price", f"{about}.", "Look it up at exoscale.com/pricing before you use it.")
     return ok(
@@ -350,14 +348,18 @@ def in_time(result: Mapping[str, Any]) -> list[Finding]:
     return found or [ok("overdue", looked)]
 
 
-def reaper(where: Sequence[str]) -> Finding:
-    """Whether anything reaps on this machine."""
+def reaper(where: Sequence[str], lacks: Sequence[str]) -> Finding:
+    """Whether anything reaps on this machine; `lacks` is what a line of the crontab names and is not there."""
+    if lacks:
+        says = f"a line of this user's crontab names what is not there: {' and '.join(lacks)}."
+        return warning("reaper", says, f"Correct it with crontab -e; this one would do: {reapers.cron_line()}")
     if where:
         return ok("reaper", f"set up here: {', '.join(where)}. Whether it works, overdue tells.")
     return warning(
         "reaper",
         "none was seen on this machine; one elsewhere (CI, a function, another machine) cannot be seen from here.",
-        f"If there is none: crontab -e, and add: {CRON}",
+        "If there is none: put the settings into ~/.exollama.env (mode 600), then crontab -e, and add: "
+        + reapers.cron_line(),
     )
 
 

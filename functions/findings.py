@@ -65,4 +65,5 @@ def text(findings: Iterable[Mapping[str, Any]], *, colour: bool = False) -> str:
         counts[state] += len(checks)
         shown = f"\x1b[{code}m{word:<4}\x1b[0m" if colour else f"{word:<4}"
         lines.append(f"{shown}  {', '.join(checks)}: {says}" + (f" To do: {do}" if do else ""))
-    return "\n".join([*lines, "", ", ".join(f"{count} {state}" for state, count in counts.items())])
+    told = [f"{count} {state}{'s' * (state == WARNING and count != 1)}" for state, count in counts.items()]
+    return "\n".join([*lines, "", ", ".join(told)])

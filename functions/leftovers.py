@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from client import prices
 from client.boot import failure
 from client.errors import BootFailed, EndpointError, ExollamaError, NotFound, OutOfTime
 from client.model import Instance
@@ -38,6 +39,15 @@ class Leftovers:
         except ExollamaError as error:
             return f"Instance {instance_id} could not be destroyed now and is left to the reaper: {error}"
         return _became(instance_id, outcome)
+
+    def kept(self, instance: Instance, hourly_cost: float | None) -> str:
+        """What becomes of one that this run made and whose boot failed, where it is kept, and what that costs."""
+        until = instance.failed_until(self.cloud.now())
+        when = f"until {until:%Y-%m-%d %H:%M} UTC at the latest" if until else "until a reaper removes it"
+        cost = "a price that is not known here"
+        if hourly_cost is not None:
+            cost = f"about {hourly_cost:.3f} per hour ({prices.CURRENCIES})"
+        return f"Instance {instance.id} is kept, as asked (--keep-failed), {when}, at {cost}. `exollama stop` ends it."
 
     def _end(self, instance: Instance) -> Outcome:
         """Shut and destroy it; without its word where it is silent as often as a reaper asks."""

@@ -51,28 +51,25 @@ def lacks(asked: Asked, *, has_key: bool) -> dict[str, list[str]]:
 
 
 def _operation(operation: str, asked: Asked, fits: list[str]) -> Finding:
-    known = f"it is in {_files(NEEDED_BY[operation])}"
     if operation not in asked:
-        if operation.startswith(HARMLESS):
-            return unchecked(operation, BARRED, SEE)
-        return unchecked(operation, f"nothing harmless calls it; {known}.", _ADD)
+        return unchecked(operation, BARRED, SEE) if operation.startswith(HARMLESS) else _untold(operation)
     error = asked[operation]
     if error is None:
         return ok(operation, "allowed by the key's role.")
+    denied = f"denied by the key's role; it is in {_files(NEEDED_BY[operation])}."
     if isinstance(error, Denied) and fits:
         do = f"Nothing for a key of {_files(fits)}; else add it to the role."
-        return warning(operation, f"denied by the key's role; {known}.", do)
+        return warning(operation, denied, do)
     if isinstance(error, Denied):
-        return failed(operation, f"denied by the key's role; {known}.", "Add it to the role.")
+        return failed(operation, denied, "Add it to the role.")
     if isinstance(error, NotFound):
-        says = (
-            "probably allowed: an id that is made up gets 404, not 403, though which is looked at first is not known."
-        )
-        return unchecked(operation, says, _ADD)
+        return _untold(operation)  # which of 403 and 404 is looked at first is not known
     return unchecked(operation, str(error), "Run this again in a few minutes.")
 
 
-_ADD: Final = "Nothing; where a verb names it one day, add it to the role."
+def _untold(operation: str) -> Finding:
+    says = "nothing harmless calls it, or only with an id that is made up (404)."
+    return unchecked(operation, says, "Nothing, until a verb names it.")
 
 
 def _roles(asked: Asked, lacking: Mapping[str, list[str]], fits: list[str]) -> Finding:

@@ -69,7 +69,7 @@ def draft(cloud: Cloud, settings: Settings, *, note: Note, keep_failed: bool = F
         )
     cost = prices.hourly_cost(name, settings.disk_gib)
     if dear := _too_dear(name, cost, settings):
-        raise ExollamaError(f"{dear} Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type. Nothing was created.")
+        raise ExollamaError(f"{dear} {afford(cost)} Nothing was created.")
     group = security_group(cloud, settings.allowed_cidrs, note)
     request = secrets.token_hex(16)
     now = cloud.now()
@@ -112,11 +112,19 @@ def check_start(cloud: Cloud, settings: Settings, instance: Instance) -> None:
         return
     types = {one.get("id"): type_name(one) for one in cloud.list_instance_types()}
     name = types.get(instance.type_id, "its type")
-    if dear := _too_dear(name, prices.hourly_cost(name, instance.disk_gib or settings.disk_gib), settings):
+    cost = prices.hourly_cost(name, instance.disk_gib or settings.disk_gib)
+    if dear := _too_dear(name, cost, settings):
         raise ExollamaError(
-            f"Instance {instance.id} is stopped, and was not started: {dear} Raise it, or remove the instance with "
-            "`exollama stop`, and the next run makes one within the limit."
+            f"Instance {instance.id} is stopped, and was not started: {dear} {'Unset' if cost is None else 'Raise'} "
+            "it, or remove the instance with `exollama stop`, and the next run makes one within the limit."
         )
+
+
+def afford(cost: float | None) -> str:
+    """What to do about EXOSCALE_MAX_HOURLY_COST where a type that costs so much per hour is refused."""
+    if cost is None:  # no limit, however high, lets in what cannot be compared with it
+        return "Unset it, or set EXOSCALE_INSTANCE_TYPE to a type with a known price."
+    return "Raise it, or set EXOSCALE_INSTANCE_TYPE to a cheaper type."
 
 
 def _too_dear(name: str, cost: float | None, settings: Settings) -> str | None:
@@ -230,12 +238,17 @@ def _fit_type(usable: list[dict[str, Any]], settings: Settings, need: int | None
             f"{largest}). "
             "Choose a smaller model, or set EXOSCALE_INSTANCE_TYPE. Nothing was created."
         )
+    name = type_name(fitting[0])
     if need is not None:
         note(
-            f"{settings.model} needs about {need / fit.GIB:.1f} GiB of memory by its tag: taking "
-            f"{type_name(fitting[0])} "
+            f"{settings.model} needs about {need / fit.GIB:.1f} GiB of memory by its tag: taking {name} "
             f"({int(fitting[0]['memory']) / fit.GIB:.0f} GiB). EXOSCALE_INSTANCE_TYPE sets another type."
         )
+    smaller = [type_name(t) for t in candidates[: candidates.index(fitting[0])]]
+    priced = [(cost, of) for of in smaller if (cost := prices.hourly_cost(of, settings.disk_gib))]
+    if priced and prices.hourly_cost(name, settings.disk_gib) is None:
+        cost, of = max(priced)
+        note(f"The price of {name} is not known here; it is higher than that of {of}, about {cost:.3f} per hour.")
     return fitting[0]
 
 

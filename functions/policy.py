@@ -122,11 +122,11 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
     past_deadline = policy.deadline is not None and now >= policy.deadline
     if isinstance(boot.get("error"), dict):
         kept = status.get("policy")
-        began = instance.activity(now) or instance.created
-        until = (began or now) + timedelta(seconds=policy.retention_s)
-        if isinstance(kept, dict) and kept.get("keep_failed") is True and now < until and not past_deadline:
-            reason = f"its boot failed; kept to be looked at until {until:%Y-%m-%d %H:%M} UTC"
-            return keep(reason, _sooner(until, policy.deadline) if began else None)
+        until = instance.failed_until(now)
+        asked = isinstance(kept, dict) and kept.get("keep_failed") is True
+        if asked and not past_deadline and (until is None or now < until):
+            when = f" until {until:%Y-%m-%d %H:%M} UTC" if until else ""
+            return keep(f"its boot failed; kept to be looked at{when}", until)
         phase = printable(boot["error"].get("phase"))
         return Decision(Verb.DESTROY, f"its boot failed in phase {phase}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
@@ -220,7 +220,8 @@ def goes_at(
     """When a reaper would end it if nobody used it again; `now` where it would at once, None where nobody can say.
 
     `status` is its own word; where it gave none, `silent` is as of `by_silence`, or None where it was not asked: then
-    it is taken to be as idle as its label says. Nobody can say while it boots, is in use or in transition.
+    it is taken to be as idle as its label says. Nobody can say while it boots, is in use or in transition, nor by the
+    labels alone of one that was never used, whose boot may have failed (and be kept to be looked at).
     """
     first, at = by_labels(instance, now), now
     if first.verb is Verb.KEEP and first.until is None:
@@ -230,7 +231,11 @@ def goes_at(
     if own.verb is Verb.KEEP and own.until is None:
         return None
     past_deadline = instance.policy.deadline is not None and now >= instance.policy.deadline
-    if first.verb is Verb.ASK and status is None and instance.activity(now) is None and not past_deadline:
+    activity = instance.activity(now)
+    if first.verb is Verb.ASK and status is None and activity is None and not past_deadline:
+        return None
+    unused = activity and instance.created and activity <= instance.created  # since its create call, which writes it
+    if unused and not asked and instance.state in RUNNING and not past_deadline:
         return None
     for _ in range(_KEEPS):
         decision = by_labels(instance, at)

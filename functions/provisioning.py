@@ -93,6 +93,7 @@ class Provisioning:
         self._condemned: set[str] = set()
         self._began_s = 0.0
         self._creates = 0
+        self._hourly_cost: float | None = None
         self._unreachable: Unreachable | None = None
 
     def run(self, *, wait: bool = True) -> Found:
@@ -236,6 +237,7 @@ class Provisioning:
                 f"{CREATES} instances were asked for in this run and none came of it. Look at `exollama status` "
                 "before running this again."
             )
+        self._hourly_cost = draft.hourly_cost
         create(self.cloud, draft, note=self.note, progress=self.progress, announce=self._announce)
 
     def _announce(self, instance_id: str) -> None:
@@ -365,9 +367,7 @@ class Provisioning:
         """What follows from a boot that did not get ready."""
         self._condemned.add(instance.id)
         if instance.id == self.created:
-            rest = (
-                f"Instance {instance.id} is kept, as asked (--keep-failed); the reaper removes it after its retention."
-            )
+            rest = self.leftovers.kept(instance, self._hourly_cost)
             if not self.keep_failed:
                 rest = f"{self.leftovers.removed(instance.id)} `exollama provision --keep-failed` keeps one to look at."
             raise BootFailed(f"{error.summary}\n{rest}", phase=error.phase, log=error.log) from error

@@ -68,7 +68,8 @@ def _line(columns: tuple[str, ...], cells: Any, rows: list[tuple[dict[str, str],
 
 def _cells(one: Mapping[str, Any]) -> dict[str, str]:
     said = one["said"] or {}
-    goes = "in use" if said.get("in_flight") else "-"
+    unasked = not said and one["state"] == "running"
+    goes = "in use" if said.get("in_flight") else "?" if unasked else "-"
     if one["goes_in_s"] is not None:
         goes = _short(one["goes_in_s"]) if one["goes_in_s"] else "now"
     cost = "?" if one["cost"] is None else prices.shown(one["cost"])

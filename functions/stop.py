@@ -11,7 +11,7 @@ from typing import Any
 
 from client.endpoint import Endpoint
 from client.errors import EndpointError, ExollamaError, NoInstance, NotFound
-from client.model import Instance, owned_live
+from client.model import Instance, others, owned_live
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
@@ -37,9 +37,11 @@ def run(
     nobody and cuts what is in flight; `keep_disk` stops instead of destroying. Raises NoInstance where there is none.
     """
     cloud = Cloud(settings, settings.zone, send or urllib3_send(), clock=clock, sleep=sleep)
-    live = owned_live(cloud.list_known_zone(), settings.name)
+    listed = cloud.list_known_zone()
+    live = owned_live(listed, settings.name)
     if not live:
-        raise NoInstance(f"There is no instance named {settings.name} in {settings.zone}: nothing to stop.")
+        none = f"There is no instance named {settings.name} in {settings.zone}: nothing to stop."
+        raise NoInstance(none + others(listed, settings.name))
     cloud.check_clock()
     verb = Verb.STOP if keep_disk else Verb.DESTROY
     return {"instances": [shown(_stop_one(cloud, one, verb, force=force)) for one in live]}

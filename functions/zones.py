@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from client.model import Instance
 
 WORKERS = 8
+_UNSEEN = " was not looked at"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,10 +43,20 @@ def nothing(result: Mapping[str, Any]) -> str:
 
 
 def failures(result: Mapping[str, Any]) -> list[str]:
-    """What of a pass or a look failed, a sentence each: instances that were acted upon, zones that were not seen."""
+    """What of a pass or a look failed, a sentence each: instances that were acted upon, zones that were not seen.
+
+    Zones that were not seen for the same reason share one.
+    """
     instances = [one for one in result["instances"] if one.get("outcome") == "failed"]
     sentences = [f"{one['zone']} {one['id']} ({one['name']}): {one['reason']}" for one in instances]
-    return [*sentences, *result.get("failed", ())]
+    alike: dict[str, list[str]] = {}
+    for sentence in result.get("failed", ()):
+        name, _, why = sentence.partition(f"{_UNSEEN}: ")
+        alike.setdefault(why, []).append(name)
+    sentences += alike.pop("", ())
+    for why, (first, *others) in alike.items():
+        sentences.append(f"{first}{_UNSEEN}{', nor ' * bool(others)}{', '.join(others)}: {why}")
+    return sentences
 
 
 def survey(
@@ -69,7 +80,7 @@ def survey(
             listed = cloud.list_instances()
             cloud.check_clock()
         except ExollamaError as error:
-            return Zone(name, cloud, (), f"{name} was not looked at: {error}")
+            return Zone(name, cloud, (), f"{name}{_UNSEEN}: {error}")
         return Zone(name, cloud, tuple(i for i in listed if i.owned), None)
 
     return side_by_side(look, names, at_once=WORKERS)

@@ -16,7 +16,7 @@ ONCE = ("API", "credentials", "clock", "role", "template", "type", "memory", "pr
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reapers, "here", list)
+    monkeypatch.setattr(reapers, "here", lambda: ([], []))
 
 
 def diagnosed(zones: Zones) -> dict[str, Any]:

@@ -271,6 +271,11 @@ def test_a_reaper_on_this_machine_is_named_without_its_line(
     assert found["state"] == "ok"
     assert "this user's crontab" in found["says"]
     assert "hush" not in json.dumps(found)
+    machine("*/10 * * * * EXOSCALE_API_SECRET=hush /no/such/hush/exollama reap")
+    found = diagnosed(clerk, code=0)["reaper"]
+    assert found["state"] == "warning"
+    assert "names what is not there: the program." in found["says"]
+    assert "hush" not in json.dumps(found)
 
 
 def test_no_secret_is_shown_however_much_is_told(

@@ -84,7 +84,8 @@ def test_a_boot_that_fails_ends_it_with_1_its_error_and_what_to_do(
 ) -> None:
     cloud.boot(fail="image", delay_s=0.1)
     here.run("provision", "--no-wait", "--keep-failed").ended(0)
-    done = here.run("logs", "--follow").ended(1, "Its boot failed", "exollama reap", "--keep-failed")
+    done = here.run("logs", "--follow").ended(1, "Its boot failed", "It is kept, as asked (--keep-failed), until 20")
+    assert "exollama reap" not in done.err
     assert re.search(r"^  error +image: .*docker pull", done.out, re.MULTILINE)
     assert here.run("logs").ended(1, "Its boot failed").out.count("== failed in image") == 1
 
@@ -95,7 +96,7 @@ def test_a_boot_that_fails_ends_it_with_1_its_error_and_what_to_do(
 def test_with_none_it_says_so_and_ends_with_3(records: Simulator, clerk: Clerk) -> None:
     clerk.run("logs").ended(3, "no instance named exollama in ch-gva-2", "exollama provision")
     plant(records, exollama_name="nanother")
-    clerk.run("logs", "--follow", "--json").ended(3)
+    clerk.run("logs", "--follow", "--json").ended(3, "Others of yours in this zone: another.")
 
 
 @pytest.mark.parametrize(

@@ -233,14 +233,22 @@ def test_every_error_has_its_exit_code_and_is_one_message_on_stderr(
 @pytest.mark.parametrize(
     ("end", "code"), [(KeyboardInterrupt(), 130), (cli.Terminated(), 143)], ids=["Ctrl-C", "SIGTERM"]
 )
-def test_an_interruption_has_its_exit_code_and_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: BaseException, code: int
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [(verb, "") for verb in ("status", "stop", "logs", "reap", "env", "doctor")]
+    + [(verb, " Whatever was created stays owned, and goes once nobody uses it.") for verb in ("start", "chat")],
+)
+def test_an_interruption_has_its_exit_code_and_speaks_of_what_was_created_only_where_something_may_have_been(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    end: BaseException,
+    code: int,
+    verb: str,
+    more: str,
 ) -> None:
-    verb_that(monkeypatch, raising(end))
-    assert words("status") == code
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "Traceback" not in err
+    verb_that(monkeypatch, raising(end), cli.ALIASES.get(verb, verb))
+    assert words(verb) == code
+    assert capsys.readouterr() == ("", f"\nexollama: interrupted.{more}\n")
 
 
 def test_settings_that_are_wrong_are_all_named_one_per_line_and_nothing_else_is_done(
@@ -295,9 +303,14 @@ def reaped(*outcomes: str, failed: list[str] | None = None) -> dict[str, Any]:
         (reaped("kept", "destroyed"), 0, []),
         (reaped("kept", "failed"), 1, ["because failed"]),
         (reaped("kept", failed=["de-fra-1 was not looked at"]), 1, ["de-fra-1 was not looked at"]),
+        (
+            reaped(failed=[f"{zone} was not looked at: {why}" for zone, why in zip("abc", "xyx", strict=True)]),
+            1,
+            ["a was not looked at, nor c: x\n", "b was not looked at: y\n"],
+        ),
         (reaped(), 0, []),
     ],
-    ids=["done", "one failed", "a zone failed", "nothing"],
+    ids=["done", "one failed", "a zone failed", "zones failed alike", "nothing"],
 )
 @pytest.mark.parametrize("quiet", [False, True])
 def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
@@ -315,6 +328,7 @@ def test_reap_fails_where_anything_failed_and_quiet_prints_failures_only(
     out, err = capsys.readouterr()
     assert bool(out) is not quiet
     assert [line for line in loud if line in err] == loud
+    assert not [line for line in loud if line in out], "told twice"
     assert bool(err) is bool(loud)
 
 
@@ -499,3 +513,4 @@ def test_stop_ends_with_0_only_where_everything_was_stopped_and_says_what_else_t
         assert json.loads(out) == result
     else:
         assert [line.split()[0] for line in out.splitlines()] == [one["outcome"] for one in result["instances"]]
+        assert not [line for line in loud if line in out], "told twice"

@@ -201,11 +201,14 @@ def test_the_log_of_a_failed_boot_is_there_for_other_code_too() -> None:
     assert str(failure.value).count("last line") == 1
 
 
-def test_a_failed_boot_is_kept_where_that_was_asked_for() -> None:
+def test_a_failed_boot_is_kept_where_that_was_asked_for_and_until_when_and_at_what_price_is_said() -> None:
     world = World()
     world.new = {"failed": "docker"}
-    with pytest.raises(BootFailed, match=r"new-1 is kept, as asked \(--keep-failed\)"):
+    with pytest.raises(
+        BootFailed, match=r"new-1 is kept, as asked \(--keep-failed\), until 2026-11-25 12:00 UTC at"
+    ) as kept:
         Run(world, keep_failed=True)()
+    assert kept.value.summary.endswith("per hour (CHF, EUR or USD). `exollama stop` ends it.")
     assert "new-1" in world.machines
 
 

@@ -13,8 +13,8 @@ import pytest
 import functions.doctor
 from client import cli, verbs
 from client.errors import ApiError, Denied, ExollamaError
-from functions import findings, fit
-from functions.doctor import CRON, _Check, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
+from functions import findings, fit, reapers
+from functions.doctor import _Check, _made, clock_apart, disk, in_time, memory, price, quotas, reaper
 from functions.findings import FAILED, OK, UNCHECKED, WARNING, Finding, failed, ok, unchecked, warning
 from tests.fakes import API_KEY, API_SECRET, settings
 
@@ -71,15 +71,15 @@ def test_a_disk_is_held_against_what_the_model_needs(model: str, disk_gib: int, 
     [
         ("standard.large", None, OK, "about 0.10033 per hour"),
         ("standard.large", 0.11, OK, "at most 0.11"),
-        ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09"),
+        ("standard.large", 0.09, FAILED, "EXOSCALE_MAX_HOURLY_COST is 0.09. To do: Raise it"),
         ("standard.new", None, WARNING, "no price known"),
-        ("standard.new", 5.0, FAILED, "no price known"),
+        ("standard.new", 5.0, FAILED, "no price known here, and EXOSCALE_MAX_HOURLY_COST is 5.0. To do: Unset it"),
     ],
 )
 def test_a_price_is_held_against_what_an_hour_may_cost(name: str, most: float | None, state: str, words: str) -> None:
     finding = price(settings(max_hourly_cost=most), name)
     assert finding.state == state
-    assert words in finding.says
+    assert words in f"{finding.says} To do: {finding.do}"
 
 
 def row(resource: str, usage: object, limit: object) -> dict[str, object]:
@@ -133,11 +133,13 @@ def test_what_a_reaper_left_behind_is_told_each(
     assert words in found[0].says
 
 
-def test_without_a_reaper_here_the_line_to_add_is_the_one_of_the_deploy_folder() -> None:
-    assert reaper(["this user's crontab"]).state == OK
-    assert reaper([]).state == WARNING
-    assert reaper([]).do.endswith(CRON)
-    assert CRON in (ROOT / "deploy/cron/crontab").read_text().splitlines()
+def test_without_a_reaper_here_and_with_one_that_cannot_run_there_is_a_line_to_add() -> None:
+    assert reaper(["this user's crontab"], []).state == OK
+    for where, lacks in (([], []), (["this user's crontab"], ["the program", "the file with the settings"])):
+        found = reaper(where, lacks)
+        assert found.state == WARNING
+        assert found.do.endswith(reapers.cron_line())
+        assert " and ".join(lacks) in found.says
 
 
 def raising(error: Exception) -> Callable[[], list[Finding]]:
@@ -190,6 +192,8 @@ def test_findings_read_without_colour_a_line_each_and_those_alike_on_one() -> No
         "",
         "1 ok, 1 warning, 1 failed, 2 not checked",
     ]
+    assert findings.text([*SHOWN, SHOWN[1]]).endswith("1 ok, 2 warnings, 1 failed, 2 not checked")
+    assert findings.text([]).endswith("0 ok, 0 warnings, 0 failed, 0 not checked")
 
 
 def test_colour_adds_to_the_words_and_replaces_none() -> None:

@@ -35,6 +35,24 @@ def test_without_a_set_type_the_smallest_standard_one_that_the_model_fits_is_tak
     assert f"standard.{taken}" in said
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("llama3.1:70b", ["standard.mega is not known here; it is higher than that of standard.huge, about 0.380 per"]),
+        ("gemma2:27b", []),
+    ],
+)
+def test_where_the_price_of_what_was_taken_is_not_known_it_is_said_what_it_is_more_than(
+    model: str, told: list[str]
+) -> None:
+    sizes = {"large": 8, "huge": 32, "mega": 64}
+    account = Account(types={ZONE: [a_type(f"standard.{size}", gib) for size, gib in sizes.items()]})
+    find_type(account.cloud, settings(model=model), account.notes.append)
+    said = account.notes[1:]
+    assert len(said) == len(told)
+    assert all(words in sentence for words, sentence in zip(told, said, strict=True))
+
+
 def test_an_unknown_size_is_said_to_be_unknown() -> None:
     account = Account()
     find_type(account.cloud, settings(model="llama3.2"), account.notes.append)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from client import cli
+from client.boot import REACH_S
 from client.settings import Settings
 from tests.fakes import settings_read
 from tests.readme import PARTS, README, ROOT, SETTINGS, generated
@@ -51,6 +52,11 @@ def test_a_default_in_the_table_is_the_default(variable: str) -> None:
     if default in ("required", "every zone", "smallest that fits", "generated", "none"):
         return
     assert Settings.from_env({**REQUIRED, variable: default}) == Settings.from_env(REQUIRED)
+
+
+def test_the_floor_under_the_boot_timeout_stands_beside_it() -> None:
+    [row] = re.findall(r"^\| `EXOSCALE_BOOT_TIMEOUT`.*$", FIRST, re.MULTILINE)
+    assert f"{REACH_S:.0f} seconds at least" in row
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "130, 143"])

@@ -49,6 +49,8 @@ def test_with_no_instance_and_no_waking_it_says_so_and_what_to_do(
     with pytest.raises(NoInstance, match="no running instance named exollama in ch-gva-2") as none:
         Use(monkeypatch, World(*machines)).generate()
     assert none.value.exit_code == 3
+    named = any(one.labels.get("exollama-name") == "nother" for one in machines)
+    assert ("Others of yours in this zone: other." in str(none.value)) is named
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ exollama  stopped  de-fra-1  24h 0m  16m   25h 0m   at most 25.25
   or USD; prices of 2026-10)"""
 NOT_KNOWN = """\
 name      state    zone      type  model  age  idle  goes in  cost, about
-exollama  running  ch-gva-2  ?     ?      ?    ?     -        ?
+exollama  running  ch-gva-2  ?     ?      ?    ?     ?        ?
   0a1b2c3d-0000-4000-8000-000000000001  used 16 min ago
 1 running (the hourly price of 1 is not known)
 Types and costs are not known: Forbidden."""
@@ -115,7 +115,9 @@ def test_a_table_never_wraps_where_it_can_be_helped(width: int) -> None:
         ({"goes_in_s": 7199}, {"goes in": "119m"}),
         ({"goes_in_s": 7200}, {"goes in": "2h 0m"}),
         ({"goes_in_s": 2 * 86400 + 3600}, {"goes in": "2d 1h"}),
-        ({"goes_in_s": None}, {"goes in": "-"}),
+        ({"goes_in_s": None}, {"goes in": "?"}),
+        ({"goes_in_s": None, "said": status(phase="docker")}, {"goes in": "-"}),
+        ({"goes_in_s": None, "state": "starting"}, {"goes in": "-"}),
         ({"goes_in_s": None, "said": status(in_flight=2)}, {"goes in": "in use"}),
         ({"cost": 0.0123}, {"cost, about": "0.012"}),
         ({"stops": True}, {"cost, about": "at most 2.41"}),

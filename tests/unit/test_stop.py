@@ -254,6 +254,24 @@ def test_where_there_is_none_of_that_name_it_says_so_and_ends_with_3(
     assert [name for name, _ in world.calls] == ["list_instances"]
 
 
+@pytest.mark.parametrize(
+    ("names", "more"),
+    [
+        ([], ""),
+        (["pr-7", "other", "pr-7"], " Others of yours in this zone: other, pr-7."),
+        (list("hgfedcb"), " Others of yours in this zone: b, c, d, e, f and 2 more."),
+    ],
+)
+def test_where_there_is_none_of_that_name_the_others_of_the_zone_are_named(
+    stopped: Any, names: list[str], more: str
+) -> None:
+    machines = [used(id=f"id-{n}", labels=label_map(name=f"n{name}")) for n, name in enumerate(names)]
+    world = World(*machines, used(id="going", labels=label_map(name="na"), state="destroying"))
+    with pytest.raises(NoInstance) as none:
+        stopped(world)
+    assert str(none.value).endswith(f": nothing to stop.{more} `exollama status` shows all zones.")
+
+
 @pytest.mark.parametrize("call", ["get_instance", "fence"])
 def test_one_that_is_deleted_by_hand_meanwhile_is_gone_as_asked(stopped: Any, call: str) -> None:
     world = World(used())
