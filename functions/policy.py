@@ -130,11 +130,12 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         phase = printable(boot["error"].get("phase"))
         return Decision(Verb.DESTROY, f"its boot failed in phase {phase}", gate=Gate.FENCE)
     until_booted = instance.booting_until(now)
-    if boot["phase"] != "ready" and not past_deadline:
-        if until_booted and now < until_booted:
+    if boot["phase"] != "ready":
+        if not (until_booted and now < until_booted):  # its deadline grants it no more, either
+            late = f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})"
+            return Decision(Verb.DESTROY, late, gate=Gate.FENCE)
+        if not past_deadline:
             return keep(f"booting (phase {boot['phase']})")
-        late = f"not ready within its boot timeout of {policy.boot_s} s (phase {boot['phase']})"
-        return Decision(Verb.DESTROY, late, gate=Gate.FENCE)
     in_flight, idle_s = status["in_flight"], status["idle_s"]
     if past_deadline and policy.deadline:
         if in_flight and now < policy.deadline + GRACE:

@@ -164,10 +164,11 @@ def test_a_reaper_keeps_it_until_a_second_before_and_acts_a_second_after(
     if at is None:
         assert reaper(one, NOW, said, silent).verb in (Verb.KEEP, Verb.ASK)
         return
-    seconds = math.ceil((at - NOW).total_seconds())
+    left_s = (at - NOW).total_seconds()
+    seconds = math.ceil(left_s)
     assert seconds >= 0
     if seconds > 0:
-        for before in (0, seconds / 2, seconds - 1):
+        for before in (0, left_s / 2, max(0, left_s - 1)):
             assert reaper(one, NOW + timedelta(seconds=before), said, silent).verb is Verb.KEEP
     assert reaper(one, NOW + timedelta(seconds=seconds + 1), said, silent).verb is not Verb.KEEP
     assert seconds or reaper(one, NOW, said, silent).verb is not Verb.KEEP

@@ -117,6 +117,12 @@ BY_PROBE: dict[str, tuple[Instance, dict[str, Any], Verb, str]] = {
         KEEP,
         "booting",
     ),
+    "boot timed out, past its deadline with its own pull in flight": (
+        seen(activity=IDLE, deadline=ago(minutes=10)),
+        status(phase="model", in_flight=1),
+        DESTROY,
+        "boot timeout of 1800 s (phase model)",
+    ),
     "its own boot timeout": (seen(activity=IDLE, boot="s100000"), status(phase="model"), KEEP, "booting"),
     "failed boot": (
         seen(activity=IDLE, created=PAST),
