@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import API_KEY, API_SECRET, KEY
 from tests.tally import TALLY
 from tests.unit.machine import Machine
 
@@ -29,3 +30,11 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         found.stop()
         found.listener.close()
         shutil.rmtree(root)
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a verb that runs in this process finds in its environment."""
+    monkeypatch.setenv("EXOSCALE_API_KEY", API_KEY)
+    monkeypatch.setenv("EXOSCALE_API_SECRET", API_SECRET)
+    monkeypatch.setenv("EXOSCALE_OLLAMA_KEY", KEY)
