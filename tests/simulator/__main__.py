@@ -60,24 +60,26 @@ def main() -> int:
     plan = BootPlan(fail=arguments.fail, never=arguments.never, delay_s=arguments.phase_seconds)
     try:
         with Simulator(zones, port=arguments.port, plan=plan) as simulator:
-            simulator.ollama(token_s=arguments.token_seconds)
-            env = simulator.role(arguments.policy) if arguments.policy else simulator.env
-            _introduce(simulator, env, arguments.idle_timeout)
-            if arguments.policy:
-                whole = shlex.join(
-                    f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET")
-                )
-                _note(f"What that key may not do, this one may:\n  env {whole} {sys.executable} -m client provision")
             with contextlib.suppress(KeyboardInterrupt):  # as good an end as `quit`
-                for words in _orders(parent):
-                    if words[:1] in (["quit"], ["exit"]):
-                        break
-                    if words:
-                        _obey(simulator, words)
+                _serve(simulator, arguments, parent)
             _note("ending every instance")
             return 1 if simulator.violations else 0
     except KeyboardInterrupt:
         return 130
+
+
+def _serve(simulator: Simulator, arguments: argparse.Namespace, parent: int) -> None:
+    simulator.ollama(token_s=arguments.token_seconds)
+    env = simulator.role(arguments.policy) if arguments.policy else simulator.env
+    _introduce(simulator, env, arguments.idle_timeout)
+    if arguments.policy:
+        whole = shlex.join(f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET"))
+        _note(f"What that key may not do, this one may:\n  env {whole} {sys.executable} -m client provision")
+    for words in _orders(parent):
+        if words[:1] in (["quit"], ["exit"]):
+            break
+        if words:
+            _obey(simulator, words)
 
 
 def _policy(path: str) -> Any:

@@ -22,15 +22,19 @@ from tests import fakes
 from tests.keeping import Kept, Script, place, run
 
 TAGS = re.compile(r"<script>.*</script>|<style>.*</style>|<[^>]+>", re.DOTALL)
-FACTS = {
-    "name": "exollama",
-    "model": "granite3.1-dense:8b",
-    "created": (datetime.now(UTC) - timedelta(hours=2)).isoformat(),
-    "type": "standard.large",
-    "disk_gib": 50,
-    "hourly_cost": 0.1,
-}
 SAID = {"idle_s": 100.0, "in_flight": 0, "requests": 7, "boot": {"phase": "ready", "phases": [], "log": []}}
+
+
+def told() -> dict[str, Any]:
+    """Of an instance that was created two hours ago."""
+    return {
+        "name": "exollama",
+        "model": "granite3.1-dense:8b",
+        "created": (datetime.now(UTC) - timedelta(hours=2)).isoformat(),
+        "type": "standard.large",
+        "disk_gib": 50,
+        "hourly_cost": 0.1,
+    }
 
 
 class Known(Script):
@@ -84,7 +88,7 @@ def look(kept: Kept) -> Callable[[], Awaitable[str]]:
 
 
 def test_of_an_instance_that_is_there_the_page_has_what_it_and_the_api_say(machine: Machine) -> None:
-    source = Known(FACTS)
+    source = Known(told())
 
     async def scene(kept: Kept) -> None:
         await kept.ready()
@@ -121,11 +125,11 @@ def test_it_goes_at_its_deadline_where_that_comes_first(
         await kept.ready()
         assert words in await look(kept)()
 
-    run(scene, Known(FACTS, wake=[place(deadline=ends)]))
+    run(scene, Known(told(), wake=[place(deadline=ends)]))
 
 
 def test_it_is_asked_seldom_however_many_look_and_the_api_once(machine: Machine) -> None:
-    source = Known(FACTS)
+    source = Known(told())
 
     async def scene(kept: Kept) -> None:
         await kept.ready()
@@ -142,7 +146,7 @@ def test_it_is_asked_seldom_however_many_look_and_the_api_once(machine: Machine)
 
 
 def test_what_the_api_does_not_say_is_not_known_and_asked_for_again_after_a_minute(machine: Machine) -> None:
-    source = Known({}, FACTS)
+    source = Known({}, told())
 
     async def scene(kept: Kept) -> None:
         await kept.ready()
@@ -165,7 +169,7 @@ def test_an_instance_that_gives_no_answer_is_shown_with_why(machine: Machine) ->
         assert "gives no answer" in text
         assert "it cannot be reached: refused." in text
 
-    run(scene, Known(FACTS))
+    run(scene, Known(told()))
 
 
 @pytest.mark.parametrize(
@@ -191,11 +195,11 @@ def test_of_one_that_was_removed_it_is_not_told_for_ever_that_it_runs(
         text = await page()
         assert ("The first prompt wakes one" in text, "1 instance running" in text) == (asleep, not asleep)
 
-    run(scene, Known(FACTS))
+    run(scene, Known(told()))
 
 
 def test_looking_finds_what_somebody_else_made_and_wakes_and_uses_nothing(machine: Machine) -> None:
-    source = Known(FACTS, look=[None, place("another")])
+    source = Known(told(), look=[None, place("another")])
 
     async def scene(kept: Kept) -> None:
         page = look(kept)
@@ -212,7 +216,7 @@ def test_of_a_forwarder_that_wakes_none_nobody_is_told_that_it_does(machine: Mac
     async def scene(kept: Kept) -> None:
         assert "It wakes none" in await look(kept)()
 
-    run(scene, Known(FACTS, wakes=False))
+    run(scene, Known(told(), wakes=False))
 
 
 def test_where_nothing_could_be_seen_nobody_is_told_that_nothing_is_there(machine: Machine) -> None:
@@ -226,11 +230,11 @@ def test_where_nothing_could_be_seen_nobody_is_told_that_nothing_is_there(machin
         kept.loop.ahead += 120
         assert "Not everything" not in await page()
 
-    run(scene, Known(FACTS, look=[trouble, None]))
+    run(scene, Known(told(), look=[trouble, None]))
 
 
 def test_while_one_is_woken_its_phases_are_shown_as_they_were_seen_from_here(machine: Machine) -> None:
-    source = Known(FACTS)
+    source = Known(told())
     source.gate.clear()
 
     async def scene(kept: Kept) -> None:
