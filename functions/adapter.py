@@ -298,9 +298,9 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
 
     def _end_instance(self) -> bool:
         """Destroy it through its fence, where there is one. Raises ExollamaError where it is still there."""
-        tries = 3
+        tries = 4
         while left := self._left():
-            tries -= 2 if any(one["outcome"] != "kept" for one in left) else 1  # or another worker's end came between
+            tries -= 1  # kept or failed, it may be that another worker's end came between
             if tries <= 0:
                 said = [f"Instance {i['id']} is still there ({i['outcome']}): {i['reason'].rstrip('.')}." for i in left]
                 raise ExollamaError(" ".join((*said, _GOES)))

@@ -320,12 +320,13 @@ def test_a_signal_ends_what_each_adapter_has_and_then_the_process(monkeypatch: p
         (["destroyed"], True, 1),
         (["kept", "destroyed"], True, 2),
         (["kept", None], True, 2),
-        (["kept"] * 3, False, 3),
+        (["kept"] * 4, False, 4),
         (["failed", None], True, 2),
-        (["failed", "failed"], False, 2),
+        (["failed", "kept", "failed", None], True, 4),
+        (["failed"] * 4, False, 4),
     ],
 )
-def test_what_is_kept_is_looked_at_twice_again_and_what_failed_once(
+def test_what_is_kept_or_failed_is_looked_at_three_times_more(
     monkeypatch: pytest.MonkeyPatch, outcomes: list[str | None], expected: bool, looks: int
 ) -> None:
     monkeypatch.setattr(adapter, "_AGAIN_S", 0.0)
