@@ -20,13 +20,22 @@ _CLEARED = "\r\x1b[K"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[m"
 
 
+def is_coloured(stream: TextIO) -> bool:
+    """Whether what is written there may have colours."""
+    return _is_able(stream) and not os.environ.get("NO_COLOR")
+
+
+def _is_able(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 class Terminal:
     """Notes and progress on one stream, from any thread; a note first clears the live line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._coloured = not os.environ.get("NO_COLOR")
+        self._live = _is_able(self._stream)
+        self._coloured = is_coloured(self._stream)
         self._pace = Pace()
         self._drawn = ""
         self._told: tuple[str, float | None, float] = ("", None, 0.0)

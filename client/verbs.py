@@ -17,7 +17,7 @@ from typing import Any
 from client import misspelt
 from client.errors import ExollamaError, SettingsError
 from client.settings import Reader, Settings, by_function, has_credentials, whole
-from client.terminal import Notes, Terminal
+from client.terminal import Notes, Terminal, is_coloured
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,8 +205,7 @@ def _doctor(args: argparse.Namespace, settings: Settings, terminal: Terminal) ->
 
     result = doctor.run(settings, progress=terminal.progress)
     terminal.clear()
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    print(json.dumps(result) if args.json else findings.text(result["findings"], colour=colour))
+    print(json.dumps(result) if args.json else findings.text(result["findings"], colour=is_coloured(sys.stdout)))
     return 1 if result["failed"] else 0
 
 
