@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from client.model import Instance
 
 WORKERS = 8
+LOOK_S = 0.2
+"""Whoever waits for threads looks this often: Python handles a signal between two waits, and one that arrives just
+before a wait begins does not end it."""
 _UNSEEN = " was not looked at"
 
 T = TypeVar("T")
@@ -121,7 +124,8 @@ def side_by_side(do: Callable[[T], R], items: Iterable[T], *, at_once: int) -> l
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        while thread.is_alive():
+            thread.join(LOOK_S)
     if errors:
         raise errors[0]
     return [results[index] for index in sorted(results)]
