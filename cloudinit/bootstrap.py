@@ -32,6 +32,8 @@ METADATA = "http://169.254.169.254/latest/meta-data/public-ipv4"
 DOCKER = "https://download.docker.com/linux"
 # As https://docs.docker.com/engine/install/ has given it ever since 2017.
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+# Which Docker only recommends, and without which it starts no container where the kernel has AppArmor switched on.
+APPARMOR = "apparmor"
 RETRY_S = float(os.environ.get("EXOLLAMA_RETRY_S", "5"))
 ATTEMPTS = 4  # of whatever needs the network
 HOPELESS = re.compile(
@@ -248,7 +250,7 @@ def docker_from_docker() -> None:
     release = platform.freedesktop_os_release()
     site = f"{DOCKER}/{release['ID']}"
     line = f"{site} {release['VERSION_CODENAME']} stable"
-    install_from("Docker", f"{site}/gpg", DOCKER_KEY, line, "docker-ce", "docker-ce-cli", "containerd.io")
+    install_from("Docker", f"{site}/gpg", DOCKER_KEY, line, "docker-ce", "docker-ce-cli", "containerd.io", APPARMOR)
 
 
 def start_docker() -> None:
@@ -258,7 +260,7 @@ def start_docker() -> None:
             docker_from_docker()
         except (Failed, LookupError, OSError) as problem:
             note(f"taking the distribution's docker.io, since Docker's own cannot be had: {problem}")
-            install("docker.io")
+            install("docker.io", APPARMOR)
     run("systemctl start docker.service", timeout_s=120)
 
 

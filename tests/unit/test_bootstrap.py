@@ -217,12 +217,12 @@ def test_a_command_that_hangs_ends_with_its_time_and_its_children(machine: Machi
 
 def docker_packages(machine: Machine) -> list[str]:
     words = " ".join(machine.calls("apt-get install")).split()
-    return [word for word in words if "docker" in word or "containerd" in word]
+    return [word for word in words if "docker" in word or "containerd" in word or word == "apparmor"]
 
 
 def test_docker_comes_from_dockers_own_repository(machine: Machine) -> None:
     assert machine.boot() == 0
-    assert docker_packages(machine) == ["docker-ce", "docker-ce-cli", "containerd.io"]
+    assert docker_packages(machine) == ["docker-ce", "docker-ce-cli", "containerd.io", "apparmor"]
     (source,) = machine.place("/etc/apt/sources.list.d").iterdir()
     keyring = machine.place("/etc/apt/keyrings/exollama-docker.gpg")
     assert source.read_text().startswith(f"deb [arch=amd64 signed-by={keyring}] https://download.docker.com/linux/")
@@ -250,7 +250,7 @@ BAD_KEYS = [
 def test_a_signing_key_that_is_not_dockers_is_not_trusted(machine: Machine, keys: str) -> None:
     machine.stub("gpg", f"case \"$*\" in *show-keys*) printf '%s' '{keys}' ;; esac")
     assert machine.boot() == 0
-    assert docker_packages(machine) == ["docker.io"]
+    assert docker_packages(machine) == ["docker.io", "apparmor"]
     assert not machine.place("/etc/apt/keyrings/exollama-docker.gpg").exists()
     assert list(machine.place("/etc/apt/sources.list.d").iterdir()) == []
 
@@ -271,7 +271,7 @@ def test_where_dockers_repository_fails_the_distributions_package_serves(
 ) -> None:
     machine.fail(command, when, "cannot be reached")
     assert machine.boot() == 0
-    assert docker_packages(machine)[-1] == "docker.io"
+    assert docker_packages(machine)[-2:] == ["docker.io", "apparmor"]
     assert "cannot be reached" in machine.log()
     assert list(machine.place("/etc/apt/sources.list.d").glob("*")) == [], "a dead source would spoil the next update"
 
