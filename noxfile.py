@@ -211,6 +211,30 @@ def forwarder_rivals(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks.forwarding.rivals", *given, *session.posargs)
 
 
+@nox.session
+def boot(session: nox.Session) -> None:
+    """Boot the user-data in virtual machines for half an hour, as root on Debian; or `-- timeline --runs 3`."""
+    install(session, "test")
+    wanted = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
+    wanted |= {"qemu-system-x86_64": "qemu-system-x86"}
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [package for program, package in wanted.items() if not shutil.which(program, path=path)]
+    if missing:
+        session.run("apt-get", "update", "-qq", external=True)
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, "seabios", "ipxe-qemu"]
+        session.run(*command, external=True, env=quiet)
+    cache = Path(session.create_tmp()).absolute() / "images"
+    env = {"EXOLLAMA_BOOT_CACHE": str(cache), "PATH": path}
+    session.run("python", "-m", "tests.boot.image", env=env)
+    if session.posargs[:1] == ["timeline"]:
+        session.run("python", "-m", "tests.boot", *session.posargs[1:], env=env)
+        return
+    files = ["tests/boot/unattended.py", "tests/boot/life.py", "tests/boot/failures.py"]
+    two = ["--numprocesses", "2", *DEALT, *files]
+    session.run("python", "-X", "dev", "-m", "pytest", "-rP", *(session.posargs or two), env=env)
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)
     nox.main()

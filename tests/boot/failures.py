@@ -1,0 +1,48 @@
+"""Machines with which something is wrong: each says what, to the unchanged verbs, and ends.
+
+`nox -s boot` runs it; see the package's own words.
+"""
+
+import json
+import re
+
+import pytest
+
+from tests.boot import network
+from tests.boot.cloud import Cloud
+
+pytestmark = pytest.mark.timeout(1800)
+
+MISSING = "ollama/ollama:0.0.0-missing"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "env", "phase", "words"),
+    [
+        pytest.param(
+            f"test.packages=http://{network.REGISTRY}:5000/none", {}, "nginx|docker", "apt-get update", id="packages"
+        ),
+        pytest.param("test.free_mib=120", {}, "nginx|docker|image", "[Nn]o space left|enough free space", id="disk"),
+        pytest.param("", {"EXOSCALE_OLLAMA_IMAGE": MISSING}, "image", "manifest|no such host|not found", id="image"),
+        pytest.param("", {"EXOSCALE_OLLAMA_MODEL": "no-such-model:1b"}, "model", "manifest", id="model"),
+    ],
+)
+def test_a_boot_that_fails_says_in_which_phase_and_why(
+    cloud: Cloud, kernel: str, env: dict[str, str], phase: str, words: str, request: pytest.FixtureRequest
+) -> None:
+    cloud.env = {"EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef", **env}
+    cloud.kernel = kernel
+    try:
+        done = cloud.run("client", "provision", "--keep-failed", code=1, timeout_s=900)
+        machine = cloud.machine()
+        (one,) = json.loads(cloud.run("client", "status", "--probe", "--json").stdout)["instances"]
+        assert one["phase"] == "failed"
+        assert re.search(f"phase ({phase}): .*{words}", done.stderr, re.DOTALL), done.stderr
+        error = json.loads(machine.run("cat /run/exollama/boot.json"))["error"]
+        assert re.fullmatch(phase, error["phase"])
+        assert re.search(words, error["message"])
+        print(f"\n-- {request.node.name}: {error}\n-- its console ended so:\n{machine.console[-1500:]}")
+    finally:
+        cloud.run("client", "stop", "--force", code=None)
+        cloud.kernel = ""
+    assert cloud.simulator.instances() == []

@@ -1,0 +1,54 @@
+"""Machines that nobody reaps: each powers itself off, and costs its disk only.
+
+`nox -s boot` runs it; see the package's own words.
+"""
+
+import json
+import time
+
+import pytest
+
+from tests.boot.cloud import Cloud
+
+pytestmark = pytest.mark.timeout(2400)
+
+IDLE_S = 60
+MARGIN_S = 900  # how much later than a reaper a machine acts by itself, as agent.py has it
+
+
+def test_a_machine_that_nobody_uses_and_nobody_reaps_powers_itself_off(cloud: Cloud) -> None:
+    cloud.env = {
+        "EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef",
+        "EXOSCALE_IDLE_TIMEOUT": str(IDLE_S),
+    }
+    cloud.run("client", "provision")
+    machine = cloud.machine()
+    began = time.monotonic()
+    while machine.runs():
+        assert time.monotonic() - began < IDLE_S + MARGIN_S + 120, "it still runs"
+        time.sleep(5)
+    assert time.monotonic() - began > IDLE_S + MARGIN_S - 30
+    assert "reboot: Power down" in machine.console
+    (one,) = json.loads(cloud.run("client", "status", "--json").stdout)["instances"]
+    assert one["state"] == "stopped"
+
+
+def test_a_machine_past_its_deadline_powers_itself_off_whatever_it_does(cloud: Cloud) -> None:
+    cloud.env["EXOSCALE_IDLE_TIMEOUT"] = "86400"
+    cloud.run("client", "provision")  # the same one, started again
+    machine = cloud.machine()
+    policy = json.loads(machine.run("cat /etc/exollama/policy.json"))
+    command = ["-m", "client", "generate", "why?", "--no-provision"]
+    machine.run(
+        "docker", "exec", "ollama", "/usr/bin/python3.11", "-c", "open('/controls.json', 'w').write('{\"token_s\": 9}')"
+    )
+    with cloud.begin(*command):
+        time.sleep(5)  # under way
+        machine.run("date", "-s", f"@{policy['deadline'] + policy['grace_s'] - 20}")
+        time.sleep(10)
+        assert machine.runs(), "it went before its time"
+        began = time.monotonic()
+        while machine.runs():
+            assert time.monotonic() - began < 120, "it still runs"
+            time.sleep(1)
+    assert "reboot: Power down" in machine.console
