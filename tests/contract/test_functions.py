@@ -22,7 +22,7 @@ from tests.zones import ID, IDLE, NEW, Agent, Answer, Zones, instance, refusal
 
 def test_a_pass_over_empty_zones_lists_the_zones_unsigned_and_each_zone_once(zones: Zones) -> None:
     result = reap_idle.run(settings(), **zones.injected)
-    assert result == {"dry_run": False, "zones": ["ch-gva-2", "de-fra-1"], "instances": [], "failed": []}
+    assert result == {"dry_run": False, "zones": ["ch-gva-2", "de-fra-1"], "instances": [], "foreign": [], "failed": []}
     assert sorted(zones.made()) == ["GET ch-gva-2/v2/instance", "GET ch-gva-2/v2/zone", "GET de-fra-1/v2/instance"]
 
 
