@@ -24,7 +24,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "zones": ["ch-gva-2", "de-fra-1"],
         "unseen": [],
         "foreign": [],
-            "failed": [],
+        "failed": [],
         "notes": [],
     }
     assert item["reap"]["decision"] == "ask"
