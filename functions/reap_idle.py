@@ -48,8 +48,8 @@ def run(
 
     Over one name only with `name`. Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed,
     stopped, planned, failed or, where `send` or `sleep` raise OutOfTime, begun or unfinished. `foreign` are those that
-    another version made, of every name, each `{id, name, zone, state, version, reason}`: they are left alone. `failed`
-    holds sentences about zones that could not be looked at. Raises ExollamaError where no zone could be.
+    another version made, each `{id, name, zone, state, version, reason}`: they are left alone. `failed` holds sentences
+    about zones that could not be looked at. Raises ExollamaError where no zone could be.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     work = [
@@ -63,7 +63,7 @@ def run(
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": [shown(outcome) for outcome in outcomes],
-        "foreign": foreign(zones),
+        "foreign": [one for one in foreign(zones) if name in (None, one["name"])],
         "failed": [zone.trouble for zone in zones if zone.trouble],
     }
 
