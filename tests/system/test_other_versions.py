@@ -121,12 +121,16 @@ def test_a_label_that_is_no_version_is_somebody_elses(records: Simulator, clerk:
 
 
 @pytest.mark.parametrize("verb", ["reap", "reap --dry-run", "stop", "stop --force"])
-@pytest.mark.parametrize("deadline", ["none", "t20260101T000000Z"], ids=["idle", "past its deadline"])
+@pytest.mark.parametrize(
+    "edits",
+    [{}, {"exollama_reach": "limited"}, {"exollama_deadline": "t20260101T000000Z"}],
+    ids=["idle", "limited", "past its deadline"],
+)
 def test_one_whose_user_data_is_of_another_version_is_no_less_left_alone(
-    records: Simulator, clerk: Clerk, verb: str, deadline: str
+    records: Simulator, clerk: Clerk, verb: str, edits: dict[str, str]
 ) -> None:
-    id_ = records.plant(name="exollama", created_ago_s=86400, **of_header('"v":2', exollama_deadline=deadline))
-    clerk.run(*verb.split(), EXOSCALE_OLLAMA_KEY=KEY).ended(1, id_, *WORDS)
+    id_ = records.plant(name="exollama", created_ago_s=86400, **of_header('"v":2', **edits))
+    clerk.run(*verb.split()).ended(1, id_, *WORDS)
     assert changes(records) == []
 
 
