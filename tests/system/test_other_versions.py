@@ -76,6 +76,13 @@ def test_one_with_another_versions_label_is_left_alone_and_told_of_by_each_verb(
     assert records.called("get-instance") == []
 
 
+@pytest.mark.parametrize("state", ["error", "stopped"])
+def test_whatever_its_state_it_is_left_alone(records: Simulator, clerk: Clerk, state: str) -> None:
+    seen = plant(records, exollama="v2", state=state)
+    clerk.run("reap").ended(1, seen.id, *WORDS)
+    assert changes(records) == []
+
+
 def test_doctor_says_what_to_do_about_it(records: Simulator, clerk: Clerk, newer: Seen) -> None:
     out = clerk.run("doctor").ended(1).out
     [line] = [line for line in out.splitlines() if line.startswith("FAIL  versions: ")]
