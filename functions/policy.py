@@ -15,8 +15,6 @@ GRACE: Final = timedelta(hours=1)
 """How long past its deadline requests in flight are waited for."""
 SILENCE: Final = timedelta(minutes=20)
 """How long past idle an unreachable instance is left alone: by then a healthy idle one has powered itself off."""
-ITSELF: Final = timedelta(minutes=15)
-"""How long past idle an instance's own watchdog commits, and powers it off."""
 ABANDONED: Final = timedelta(minutes=30)
 """How old a commit is that neither its reaper nor the watchdog, which powers off after ten, can have carried out."""
 LATEST_START: Final = timedelta(minutes=10)
@@ -145,8 +143,8 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         gate = Gate.COMMIT if now < policy.deadline + GRACE else Gate.NONE
         return Decision(Verb.DESTROY, "past its deadline", gate=gate)
     fence = status.get("fence") or {}
-    committed_s = _committed_s(fence, idle_s - policy.idle_s)
-    if committed_s is not None and committed_s >= ABANDONED.total_seconds():
+    committed_s = fence.get("committed_s")
+    if isinstance(committed_s, int) and committed_s >= ABANDONED.total_seconds():
         return Decision(Verb.DESTROY, f"shut for good {_ago(timedelta(seconds=committed_s))} ago, and still there")
     if in_flight:
         return keep(f"{in_flight} request(s) in flight")
@@ -157,15 +155,6 @@ def by_probe(instance: Instance, now: datetime, status: dict[str, Any]) -> Decis
         return keep(FENCED)
     verb = Verb.STOP if policy.action == "stop" else Verb.DESTROY
     return Decision(verb, f"idle for {_ago(timedelta(seconds=idle_s))}", gate=Gate.COMMIT)
-
-
-def _committed_s(fence: dict[str, Any], past_idle_s: float) -> int | None:
-    """How old a commit is, or at least; None where there is none, or nobody can say."""
-    committed_s = fence.get("committed_s")
-    if committed_s is None and fence.get("committed") is True:
-        # The first agents tell no age. But each commits by itself at this time, unless somebody has before.
-        return int(past_idle_s - ITSELF.total_seconds())
-    return committed_s if isinstance(committed_s, int) else None
 
 
 def by_silence(instance: Instance, now: datetime, trouble: str, *, silent: bool = True) -> Decision:

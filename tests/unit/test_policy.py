@@ -160,17 +160,11 @@ BY_PROBE: dict[str, tuple[Instance, dict[str, Any], Verb, str]] = {
         DESTROY,
         "shut for good 30 min ago, and still there",
     ),
-    "committed, by an agent that tells no age, and perhaps just now": (
+    "committed, by an agent of the first version, that tells no age": (
         seen(activity=IDLE),
-        status(idle_s=4499, fence={"committed": True}),
+        status(idle_s=99999, fence={"committed": True}),
         KEEP,
         "fenced",
-    ),
-    "committed, by an agent that tells no age, and would itself have half an hour ago": (
-        seen(activity=IDLE),
-        status(idle_s=4500, fence={"committed": True}),
-        DESTROY,
-        "shut for good 30 min ago, and still there",
     ),
     "fenced by another": (seen(activity=IDLE), status(idle_s=9999, fence={"committed": False}), KEEP, "fenced"),
     "past deadline, quiet": (seen(deadline=PAST), status(idle_s=5), DESTROY, "past its deadline"),
