@@ -25,12 +25,13 @@ from client.errors import (
     Garbled,
     KeyRejected,
     OllamaError,
+    OtherVersion,
     StreamCut,
     Unreachable,
     Untrusted,
 )
 from client.labels import MAX_SECONDS
-from client.model import Instance, printable
+from client.model import FOREIGN_DO, Instance, printable
 from client.settings import Secret
 from client.tls import pinned_context
 
@@ -78,9 +79,17 @@ class Endpoint:
     def status(self) -> dict[str, Any]:
         """What the instance says of itself: idle_s, in_flight, requests, boot, fence, policy, versions.
 
-        Raises Unreachable (Garbled for an answer that is not of this shape), Untrusted, KeyRejected.
+        Fields that are not known here are left in. Raises Unreachable (Garbled for an answer that is not of this
+        shape), OtherVersion, Untrusted, KeyRejected.
         """
         status = self._agent("GET", "/.exollama/status", (200,))
+        policy = status.get("policy")
+        for said in (status, policy if isinstance(policy, dict) else {}):
+            if (version := said.get("v", 1)) != 1:
+                raise OtherVersion(
+                    f"{self.url} says that it is of contract version {printable(version)[:20]}, and this exollama "
+                    f"knows 1. {FOREIGN_DO}"
+                )
         idle_s, in_flight, boot = status.get("idle_s"), status.get("in_flight"), status.get("boot")
         sane = (
             isinstance(idle_s, int | float)

@@ -128,6 +128,10 @@ class KeyRejected(EndpointError):
     """The instance answered 401: it has another key."""
 
 
+class OtherVersion(EndpointError):
+    """The instance says that it is of a contract version that is not known here."""
+
+
 class Draining(EndpointError):
     """The instance is fenced: it takes no new requests because somebody is about to remove it."""
 

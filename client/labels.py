@@ -29,6 +29,7 @@ MAX_SECONDS: Final = 10 * 366 * 86400
 
 _TIME = re.compile(r"t(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 _SECONDS = re.compile(r"s(\d{1,10})", re.ASCII)
+_VERSION = re.compile(r"v\d{1,9}", re.ASCII)
 _NONCE = re.compile(r"r([0-9a-f]{32})")
 _TEXT = re.compile(r"n((?:[A-Za-z0-9_-]|![0-9A-F]{2})*)")
 
@@ -78,6 +79,11 @@ def read_seconds(label: str | None) -> int | None:
     """The seconds of a label, or None where it is missing, unreadable or absurd."""
     match = _SECONDS.fullmatch(label or "")
     return int(match[1]) if match and int(match[1]) <= MAX_SECONDS else None
+
+
+def read_version(label: str | None) -> str | None:
+    """A contract version, this one's or another release's; None for what says nothing of one."""
+    return label if label and _VERSION.fullmatch(label) else None
 
 
 def read_nonce(label: str | None) -> str | None:

@@ -27,6 +27,8 @@ from client.settings import (
 GONE = frozenset({"destroying", "destroyed", "expunging"})
 """States from which an instance does not come back."""
 
+FOREIGN_DO = "Upgrade exollama, or remove it in the portal."
+
 _MAX_USER_DATA = 1 << 20  # unpacked; a zip bomb in somebody's user-data must not be ours
 
 
@@ -99,6 +101,18 @@ class Instance:
         return self.labels.get(labels.OWNER) == labels.VERSION and not self.managed
 
     @property
+    def foreign(self) -> str | None:
+        """The contract version, as `v2`, of the other release that made it; else None, as for what is gone.
+
+        By its label or, where it was read, by its user-data. It is left alone and told of, in the words of
+        `left_alone`: what its labels and its endpoint mean is not known here.
+        """
+        version = labels.read_version(self.labels.get(labels.OWNER))
+        if version == labels.VERSION and self.user_data:
+            version = labels.read_version(f"v{(_header(self.user_data.reveal()) or {}).get('v', 1)}")
+        return None if version == labels.VERSION or self.managed or self.state in GONE else version
+
+    @property
     def owned_name(self) -> str:
         """The name it was provisioned under; the instance's own where the label cannot be read."""
         return labels.read_text(self.labels.get(labels.NAME)) or self.name
@@ -158,7 +172,20 @@ class Instance:
 
 
 def read_header(user_data: str) -> Header | None:
-    """Read back the second line of a user-data (base64, gzipped or not), or None where it is not this project's."""
+    """Read back the second line of a user-data (base64, gzipped or not), or None where it is not this version's."""
+    header = _header(user_data)
+    if header is None or header.get("v") != 1:
+        return None
+    request, key = header.get("request"), header.get("key")
+    if not (isinstance(request, str) and re.fullmatch(r"[0-9a-f]{32}", request)):
+        return None
+    if not (isinstance(key, str) and KEY_RE.fullmatch(key)):
+        return None
+    return Header(request=request, key=Secret(key))
+
+
+def _header(user_data: str) -> dict[str, Any] | None:
+    """That line's object, of whatever version, or None where it is not this project's."""
     try:
         raw = base64.b64decode(user_data, validate=True)
         if raw[:2] == b"\x1f\x8b":
@@ -170,14 +197,7 @@ def read_header(user_data: str) -> Header | None:
         header = json.loads(match[1]) if match else None
     except (binascii.Error, zlib.error, ValueError, RecursionError):
         return None
-    if not isinstance(header, dict) or header.get("v") != 1:
-        return None
-    request, key = header.get("request"), header.get("key")
-    if not (isinstance(request, str) and re.fullmatch(r"[0-9a-f]{32}", request)):
-        return None
-    if not (isinstance(key, str) and KEY_RE.fullmatch(key)):
-        return None
-    return Header(request=request, key=Secret(key))
+    return header if isinstance(header, dict) else None
 
 
 def type_name(instance_type: Mapping[str, Any]) -> str:
@@ -213,11 +233,30 @@ def owned_live(instances: list[Instance], name: str) -> list[Instance]:
     return sorted(mine, key=lambda instance: instance.age_key)
 
 
+def left_alone(version: str) -> str:
+    """Why an instance that another release made is left alone, and what to do about it."""
+    return f"{made_by_another(version)} {FOREIGN_DO}"
+
+
+def made_by_another(version: str) -> str:
+    """The same without what to do."""
+    return (
+        f"made by another version of exollama (contract {version}, and this one knows {labels.VERSION}), so it is left "
+        "alone, and may cost on."
+    )
+
+
+def foreign(listed: list[Instance]) -> list[str]:
+    """Which of a list another release made and are there, a sentence or two each."""
+    return [f"{i.zone} {i.id} ({printable(i.owned_name)}): {left_alone(i.foreign)}" for i in listed if i.foreign]
+
+
 def others(listed: list[Instance], name: str) -> str:
-    """What to say after there is none of that name in a zone: which others of ours are there, and where to look."""
+    """What to say after there is none of that name in a zone: what else of ours is there, and where to look."""
     names = sorted({i.owned_name for i in listed if i.owned and i.owned_name != name and i.state not in GONE})
     shown = printable(", ".join(names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f" Others of yours in this zone: {shown}." if names else "") + " `exollama status` shows all zones."
+    told = [*([f"Others of yours in this zone: {shown}."] if names else []), *foreign(listed)]
+    return "".join(f" {sentence}" for sentence in [*told, "`exollama status` shows all zones."])
 
 
 def _moment(value: object) -> datetime | None:

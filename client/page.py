@@ -39,17 +39,19 @@ def html(result: Mapping[str, Any], forwarder: Mapping[str, Any] | None = None) 
     shown = [mapping(one) for one in result.get("instances") or ()]
     found = [condition(one) for one in shown]
     troubles = [words(one) for one in result.get("failed") or ()]
+    foreign = [mapping(one) for one in result.get("foreign") or ()]
     if forwarder:
         own = _own(forwarder)
         first = own if own.tone != "ready" or not found else min(found, key=lambda one: RANK.index(one.tone))
     else:
         own = None
-        nothing = Condition("asleep", "nothing runs") if not troubles else Condition("silent", "not known")
+        nothing = Condition("asleep", "nothing runs") if not (troubles or foreign) else Condition("silent", "not known")
         first = min(found, key=lambda one: RANK.index(one.tone)) if found else nothing
     parts = [_lead(result, shown, found, own)]
     if forwarder:
         parts.append(_state(forwarder))
     parts += [_late(one) for one in shown if one.get("overdue")]
+    parts += [_foreign(one) for one in foreign]
     if troubles:
         parts.append(_alert("Not everything could be looked at", *troubles))
     parts += [tag("p", words(note), class_="where") for note in result.get("notes") or ()]
@@ -144,6 +146,8 @@ def _lead(
         return heading(own, own.words.capitalize())
     if not shown:
         zones = ", ".join(words(zone) for zone in result.get("zones") or ())
+        if result.get("foreign"):
+            return heading(Condition("silent", ""), "What this version did not make is there, and left alone")
         if result.get("failed"):
             title = f"Nothing runs in {zones}; elsewhere is not known" if zones else "What runs is not known"
             return heading(Condition("silent", ""), title)
@@ -215,6 +219,11 @@ def _late(one: Mapping[str, Any]) -> Markup:
     name = f"{instance_name(one)} in {words(one.get('zone')) or 'a zone not known'}"
     remedy = "Does a reaper run (cron), and can it reach port 11435? Try: exollama reap"
     return _alert(f"{name} should be gone", f"{words(one.get('overdue'))}. {remedy}")
+
+
+def _foreign(one: Mapping[str, Any]) -> Markup:
+    name = f"{instance_name(one)} in {words(one.get('zone')) or 'a zone not known'}"
+    return _alert(f"{name} is left alone", f"{words(one.get('id'))} was {words(one.get('reason'))}")
 
 
 def _alert(title: str, *sentences: str) -> Markup:

@@ -28,7 +28,7 @@ from client.errors import (
     StreamCut,
     Unreachable,
 )
-from client.model import Instance, number, others, owned_live, printable
+from client.model import Instance, foreign, number, others, owned_live, printable
 from client.settings import Secret, Settings
 
 log = logging.getLogger("exollama.session")
@@ -113,7 +113,7 @@ class Session:
     def _read_key(self, instance: Instance) -> Secret:
         configured = self.settings.key
         try:
-            header = self.api.get_instance(instance.id).header()
+            seen = self.api.get_instance(instance.id)
         except Denied:
             if configured:
                 return configured
@@ -123,6 +123,9 @@ class Session:
             ) from None
         except NotFound:
             raise NoInstance(f"Instance {instance.id} was removed just now.") from None
+        if seen.foreign:
+            raise ExollamaError(*foreign([seen]))
+        header = seen.header()
         if header is None:
             if configured:
                 return configured

@@ -19,7 +19,7 @@ from client import prices
 from client.api import MAX_SKEW_S
 from client.boot import Progress, Ticker, silent
 from client.errors import ApiError, ClockError, CredentialsRejected, Denied, ExollamaError, NotFound, Unanswered
-from client.model import Instance, owned_live, type_name
+from client.model import FOREIGN_DO, Instance, made_by_another, owned_live, type_name
 from client.settings import DEFAULT_TYPE, Settings
 from client.transport import Send
 from functions import fit, gpu, permissions, plan, reapers, status
@@ -339,6 +339,10 @@ def in_time(result: Mapping[str, Any]) -> list[Finding]:
     found = [
         failed("overdue", f"{one['zone']} {one['id']} ({one['name']}) should be gone: {one['overdue']}.", do)
         for one in late
+    ]
+    found += [
+        failed("versions", f"{one['zone']} {one['id']} ({one['name']}): {made_by_another(one['version'])}", FOREIGN_DO)
+        for one in result["foreign"]
     ]
     if result["failed"]:
         more = len(result["failed"]) - 1

@@ -11,7 +11,7 @@ from typing import Any, Final
 from client.boot import failure
 from client.endpoint import PORT, Endpoint
 from client.errors import AgentDown, Denied, EndpointError, Garbled, KeyRejected, Unreachable, Untrusted
-from client.model import Instance, last_day, printable
+from client.model import FOREIGN_DO, Instance, last_day, made_by_another, printable
 from client.settings import Settings
 from functions.cloud import Cloud
 from functions.findings import Finding, failed, ok, unchecked, warning
@@ -39,6 +39,8 @@ def examine(
     seen = running
     try:
         seen = read(running.id)
+        if seen.foreign:
+            return [failed("instance", f"{seen.id} was {made_by_another(seen.foreign)}", FOREIGN_DO)]
         header = seen.header()
         key = header.key if header else key
     except Denied:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from client.errors import AgentDown, Denied, EndpointError, ExollamaError, FenceRefused, NotFound, OutOfTime
-from client.model import GONE, Instance
+from client.model import GONE, Instance, left_alone
 from client.settings import Secret
 from functions import policy
 from functions.deeds import Deed, Refused, destroy, stop
@@ -87,6 +87,8 @@ def _ask(
     decision = policy.by_labels(seen, cloud.now())
     if decision.verb is not Verb.ASK:
         return decision, seen, None
+    if seen.foreign:
+        raise ExollamaError(left_alone(seen.foreign))
     header = seen.header()
     known = header.key if header else key
     if known is None or seen.address is None:
@@ -221,12 +223,11 @@ def _doubt(before: Instance, seen: Instance) -> Outcome | None:
     if seen.labels != before.labels or seen.state != before.state:
         return Outcome(before, "kept", "its labels or its state changed while it was looked at")
     if not vouched(seen):
-        return Outcome(
-            before,
-            "failed",
+        why = (
             "left alone: its labels say it is ours, but its user-data does not carry the nonce of its label. If it is "
-            "yours, delete it by hand; if not, remove its exollama labels",
+            "yours, delete it by hand; if not, remove its exollama labels"
         )
+        return Outcome(before, "failed", left_alone(seen.foreign) if seen.foreign else why)
     return None
 
 

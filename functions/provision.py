@@ -13,7 +13,7 @@ from typing import Any, Final
 from client.boot import Progress, Ticker, first, silent
 from client.endpoint import PORT, Endpoint
 from client.errors import OllamaError, Unreachable
-from client.model import Instance, type_name
+from client.model import Instance, foreign, type_name
 from client.session import pull
 from client.settings import Settings
 from client.transport import Send
@@ -66,6 +66,8 @@ def run(
     ticker.progress("looking for an instance", None)
     # Before anything else, an unknown zone is told; and the API's time is known from here on.
     listed = cloud.list_known_zone()
+    for sentence in foreign([i for i in listed if i.owned_name == settings.name]):
+        note(f"{sentence} It is not used: what follows is about another one.")
     tidying: list[Callable[[], None]] = []
 
     def order() -> Draft:

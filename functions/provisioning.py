@@ -23,7 +23,7 @@ from client.errors import (
     Unreachable,
     Vanished,
 )
-from client.model import Instance, owned_live
+from client.model import Instance, foreign, owned_live
 from client.settings import Secret
 from functions.creating import create
 from functions.leftovers import Leftovers
@@ -250,7 +250,7 @@ class Provisioning:
     def _start(self, instance: Instance) -> None:
         """Start a stopped instance; activity is written first, so that no reaper takes it for a leftover meanwhile."""
         if not vouched(seen := self.cloud.get_instance(instance.id)):
-            self._disown(instance)
+            self._disown(seen)
             return
         self.check_start(seen)
         self.note(f"Starting the stopped instance {instance.id}.")
@@ -268,7 +268,8 @@ class Provisioning:
                 ) from error
 
     def _disown(self, instance: Instance) -> None:
-        self.note(f"Instance {instance.id} has our labels, but not our user-data: it is left alone.")
+        disowned = f"Instance {instance.id} has our labels, but not our user-data: it is left alone."
+        self.note(next(iter(foreign([instance])), disowned))
         self._condemned.add(instance.id)
 
     # -- using
@@ -278,7 +279,7 @@ class Provisioning:
         seen = self.cloud.get_instance(instance.id)
         header = seen.header()
         if header is None or not vouched(seen):
-            self._disown(instance)
+            self._disown(seen)
             return None
         self.under_way(instance.id)
         if not wait and instance.id == self.created:

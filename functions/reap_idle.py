@@ -21,7 +21,7 @@ from client.settings import Settings
 from client.transport import Send
 from functions.cloud import Cloud
 from functions.transport import sparing_send, urllib3_send
-from functions.zones import nothing, side_by_side, survey
+from functions.zones import foreign, nothing, side_by_side, survey
 
 if TYPE_CHECKING:
     from client.model import Instance
@@ -44,11 +44,12 @@ def run(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Make one pass and return `{"dry_run", "zones", "instances": […], "failed": […]}`; over one name only with `name`.
+    """Make one pass and return `{"dry_run", "zones", "instances": […], "foreign": […], "failed": […]}`.
 
-    Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed, stopped, planned, failed or,
-    where `send` or `sleep` raise OutOfTime, begun or unfinished. `failed` holds sentences about zones that could not
-    be looked at. Raises ExollamaError where no zone could be.
+    Over one name only with `name`. Each instance is `{id, name, zone, outcome, reason}` with outcome kept, destroyed,
+    stopped, planned, failed or, where `send` or `sleep` raise OutOfTime, begun or unfinished. `foreign` are those that
+    another version made, each `{id, name, zone, state, version, reason}`: they are left alone. `failed` holds sentences
+    about zones that could not be looked at. Raises ExollamaError where no zone could be.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     work = [
@@ -62,6 +63,7 @@ def run(
         "dry_run": dry_run,
         "zones": [zone.name for zone in zones if not zone.trouble],
         "instances": [shown(outcome) for outcome in outcomes],
+        "foreign": [one for one in foreign(zones) if name in (None, one["name"])],
         "failed": [zone.trouble for zone in zones if zone.trouble],
     }
 

@@ -153,6 +153,7 @@ def prometheus(result: Result) -> str:
     ]
     late = [(labels, int(bool(one["overdue"]))) for one, labels in items]
     booted = [(labels | {"phase": name}, seconds) for one, labels in items for name, seconds in _phases(one).items()]
+    strange = [({name: value for name, value in one.items() if name != "reason"}, 1) for one in result["foreign"]]
     up = [({"zone": name}, 1) for name in result["zones"]] + [({"zone": name}, 0) for name in result["unseen"]]
     return "".join(
         [
@@ -162,6 +163,9 @@ def prometheus(result: Result) -> str:
             metrics.family("exollama_instance_deadline_timestamp_seconds", deadlines, about="When its lifetime ends."),
             metrics.family(
                 "exollama_instance_overdue", late, about="Whether a reaper should have removed it by now, and has not."
+            ),
+            metrics.family(
+                "exollama_instance_foreign", strange, about="One that another version made, which nobody here ends."
             ),
             metrics.family(
                 "exollama_instance_boot_phase_seconds", booted, about="How long each phase of its boot took, once over."

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from client import prices
 from client.endpoint import Endpoint
 from client.errors import Denied, ExollamaError, OutOfTime
-from client.model import GONE, Instance, printable
+from client.model import GONE, Instance, left_alone, printable
 from client.settings import Settings
 from client.transport import Send
 from functions import policy
 from functions.cloud import Cloud
 from functions.protocol import ASKS, ask
 from functions.transport import sparing_send
-from functions.zones import WORKERS, Zone, side_by_side, survey
+from functions.zones import WORKERS, Zone, foreign, side_by_side, survey
 
 
 class _Word(NamedTuple):
@@ -46,7 +46,7 @@ def run(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Return `{"time", "prices_as_of", "zones", "unseen", "instances": […], "failed": […], "notes": […]}`.
+    """Return `{"time", "prices_as_of", "zones", "unseen", "instances", "foreign", "failed", "notes"}`.
 
     Each instance is `{id, name, zone, state, type, disk_gib, model, address, created, activity, deadline, deadline_s,
     age_s, idle_s, idle_timeout_s, goes_in_s, hourly_cost, cost, stops, reap, said, overdue}`; None: not known.
@@ -60,9 +60,9 @@ def run(
     - `reap`: what a reaper decides from the labels; `said`: the instance's own status or None; `overdue`: with `check`,
       and of whatever answered, why a reaper should have acted by now, else None.
 
-    `zones` were looked at, `unseen` could not be. `failed` holds sentences about these, and about instances that could
-    not be asked for want of a permission or of time; `notes` about what else is not known, and fails nothing. Raises
-    ExollamaError where no zone could be looked at.
+    `zones` were looked at, `unseen` could not be. `foreign` is as of `functions.reap_idle.run`. `failed` holds
+    sentences about zones, and about instances that could not be asked for want of a permission or of time; `notes`
+    about what else is not known, and fails nothing. Raises ExollamaError where no zone could be looked at.
     """
     zones = survey(settings, send or sparing_send(), clock=clock, sleep=sleep)
     unasked: list[str] = []
@@ -95,6 +95,7 @@ def run(
         "zones": [zone.name for zone in seen],
         "unseen": [zone.name for zone in zones if zone.trouble],
         "instances": instances,
+        "foreign": foreign(zones),
         "failed": [zone.trouble for zone in zones if zone.trouble] + unasked,
         "notes": sorted(set(notes)),
     }
@@ -115,6 +116,8 @@ def _ask(cloud: Cloud, instance: Instance, settings: Settings, *, tries: int) ->
     """As `functions.protocol.ask`, with whatever else there may be in the way of asking. Raises Denied, OutOfTime."""
     try:
         seen = cloud.get_instance(instance.id)
+        if seen.foreign:
+            return _Word(trouble=left_alone(seen.foreign), silent=False, asked=True, seen=seen)
         header = seen.header()
         key = header.key if header else settings.key
         if key is None or seen.address is None or seen.state != "running":

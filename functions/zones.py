@@ -30,27 +30,31 @@ R = TypeVar("R")
 
 
 class Zone(NamedTuple):
-    """One zone that was looked at: its owned instances that are not gone, or why it could not be."""
+    """One zone that was looked at: its owned instances, and those of other versions; or why it could not be."""
 
     name: str
     cloud: Cloud
     instances: tuple[Instance, ...]
     trouble: str | None
+    foreign: tuple[Instance, ...] = ()
 
 
 def nothing(result: Mapping[str, Any]) -> str:
     """What an empty result means, in words: that nothing runs is said only of zones that were looked at."""
+    if result.get("foreign"):
+        return f"No instance of this version in {', '.join(result['zones'])}, but of another one."
     if result["zones"]:
         return f"No owned instance in {', '.join(result['zones'])}: nothing runs, nothing costs."
     return "Nothing is known: no zone could be looked at."
 
 
 def failures(result: Mapping[str, Any]) -> list[str]:
-    """What of a pass or a look failed, a sentence each: instances that were acted upon, zones that were not seen.
+    """What of a pass or a look failed, a sentence each: instances that were acted upon, those of another
+    version, and zones that were not seen.
 
     Zones that were not seen for the same reason share one.
     """
-    instances = [one for one in result["instances"] if one.get("outcome") == "failed"]
+    instances = [one for one in result["instances"] if one.get("outcome") == "failed"] + list(result.get("foreign", ()))
     sentences = [f"{one['zone']} {one['id']} ({one['name']}): {one['reason']}" for one in instances]
     alike: dict[str, list[str]] = {}
     for sentence in result.get("failed", ()):
@@ -60,6 +64,24 @@ def failures(result: Mapping[str, Any]) -> list[str]:
     for why, (first, *others) in alike.items():
         sentences.append(f"{first}{_UNSEEN}{', nor ' * bool(others)}{', '.join(others)}: {why}")
     return sentences
+
+
+def foreign(zones: Iterable[Zone]) -> list[dict[str, str]]:
+    """Instances that another version made, for a result: nobody here ends them, so each look has to tell."""
+    return [_foreign(one, one.foreign) for zone in zones for one in zone.foreign if one.foreign]
+
+
+def _foreign(one: Instance, version: str) -> dict[str, str]:
+    from client.model import left_alone, printable
+
+    return {
+        "id": one.id,
+        "name": printable(one.owned_name),
+        "zone": one.zone,
+        "state": printable(one.state),
+        "version": version,
+        "reason": left_alone(version),
+    }
 
 
 def survey(
@@ -84,7 +106,8 @@ def survey(
             cloud.check_clock()
         except ExollamaError as error:
             return Zone(name, cloud, (), f"{name}{_UNSEEN}: {error}")
-        return Zone(name, cloud, tuple(i for i in listed if i.owned), None)
+        owned, strange = tuple(i for i in listed if i.owned), tuple(i for i in listed if i.foreign)
+        return Zone(name, cloud, owned, None, strange)
 
     return side_by_side(look, names, at_once=WORKERS)
 

@@ -130,6 +130,15 @@ def test_a_reap_that_does_nothing_for_want_of_time_has_failed_and_left_the_insta
     assert done(zones, "reap", over_http=True)[1]["instances"][0]["outcome"] == "destroyed"
 
 
+@pytest.mark.parametrize("action", ["reap", "status"])
+def test_what_another_version_made_fails_each_call_that_looks(zones: Zones, action: str) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(owner="v2")))
+    status, said = done(zones, action, over_http=True)
+    assert (status, said["foreign"][0]["version"]) == (500, "v2")
+    assert "Upgrade exollama, or remove it in the portal." in said["error"]
+    assert zones.made("POST", "PUT", "DELETE") == []
+
+
 def test_a_reap_whose_time_runs_out_after_the_deed_says_that_it_goes_on(zones: Zones) -> None:
     zones.instances["ch-gva-2"].append(instance())
     slow_reads(zones, 18.0)

@@ -22,7 +22,7 @@ from tests.zones import ID, IDLE, NEW, Agent, Answer, Zones, instance, refusal
 
 def test_a_pass_over_empty_zones_lists_the_zones_unsigned_and_each_zone_once(zones: Zones) -> None:
     result = reap_idle.run(settings(), **zones.injected)
-    assert result == {"dry_run": False, "zones": ["ch-gva-2", "de-fra-1"], "instances": [], "failed": []}
+    assert result == {"dry_run": False, "zones": ["ch-gva-2", "de-fra-1"], "instances": [], "foreign": [], "failed": []}
     assert sorted(zones.made()) == ["GET ch-gva-2/v2/instance", "GET ch-gva-2/v2/zone", "GET de-fra-1/v2/instance"]
 
 
@@ -91,6 +91,12 @@ def test_what_is_not_ours_is_not_even_read(zones: Zones, changes: dict[str, Any]
     zones.instances["ch-gva-2"].append(instance(**changes))
     assert reap_idle.run(settings(zones=("ch-gva-2",)), **zones.injected)["instances"] == []
     assert zones.made() == ["GET ch-gva-2/v2/instance"]
+
+
+def test_what_another_version_made_is_told_of_and_by_a_pass_over_one_name_where_it_has_that_name(zones: Zones) -> None:
+    zones.instances["ch-gva-2"].append(instance(labels=label_map(owner="v2")))
+    for name, told in ((None, [ID]), ("exollama", [ID]), ("another", [])):
+        assert [one["id"] for one in reap_idle.run(settings(), name=name, **zones.injected)["foreign"]] == told
 
 
 def test_a_dry_run_says_what_would_be_done_and_changes_nothing(zones: Zones) -> None:

@@ -23,6 +23,7 @@ def test_status_shows_what_is_there_and_changes_nothing(zones: Zones) -> None:
         "prices_as_of": "2026-10",
         "zones": ["ch-gva-2", "de-fra-1"],
         "unseen": [],
+        "foreign": [],
         "failed": [],
         "notes": [],
     }

@@ -277,10 +277,7 @@ def test_an_instance_whose_user_data_does_not_vouch_for_its_labels_is_reported_a
 
 
 @pytest.mark.parametrize("state", ["running", "error"])
-def test_what_belongs_to_an_instance_pool_or_another_version_is_left_alone(
-    records: Simulator, clerk: Clerk, state: str
-) -> None:
-    plant(records, state=state, exollama="v2")
+def test_what_belongs_to_an_instance_pool_is_left_alone(records: Simulator, clerk: Clerk, state: str) -> None:
     pool = {"id": "5f2c8f0e-3a0b-4c86-9a55-0d1f4a6b7c11", "type": "instance-pool"}
     records.plant(labels={"exollama": "v1", "exollama-name": "nexollama"}, manager=pool, state=state)
     assert "No owned instance" in clerk.run("reap").ended(0).out

@@ -105,7 +105,7 @@ def surveyed(*late: str | None, failed: list[str] | None = None, **changes: Any)
     }
     items = [plain | {"id": f"id-{n}", "overdue": reason} | changes for n, reason in enumerate(late)]
     whole = {"time": "2026-11-24T12:00:00+00:00", "prices_as_of": "2026-10", "notes": [], "unseen": []}
-    return whole | {"zones": ["ch-gva-2"], "instances": items, "failed": failed or []}
+    return whole | {"zones": ["ch-gva-2"], "instances": items, "foreign": [], "failed": failed or []}
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def late(why: str | None) -> dict[str, Any]:
 def test_what_a_reaper_left_behind_is_told_each(
     instances: list[dict[str, Any]], trouble: list[str], states: list[str], words: str
 ) -> None:
-    found = in_time({"zones": ["ch-gva-2"], "instances": instances, "failed": trouble})
+    found = in_time({"zones": ["ch-gva-2"], "instances": instances, "foreign": [], "failed": trouble})
     assert [one.state for one in found] == states
     assert words in found[0].says
 

@@ -160,6 +160,12 @@ BY_PROBE: dict[str, tuple[Instance, dict[str, Any], Verb, str]] = {
         DESTROY,
         "shut for good 30 min ago, and still there",
     ),
+    "committed, by an agent of the first version, that tells no age": (
+        seen(activity=IDLE),
+        status(idle_s=99999, fence={"committed": True}),
+        KEEP,
+        "fenced",
+    ),
     "fenced by another": (seen(activity=IDLE), status(idle_s=9999, fence={"committed": False}), KEEP, "fenced"),
     "past deadline, quiet": (seen(deadline=PAST), status(idle_s=5), DESTROY, "past its deadline"),
     "past deadline, quiet, action stop": (seen(deadline=PAST, action="stop"), status(), DESTROY, "past its deadline"),

@@ -54,6 +54,7 @@ def result(*instances: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "zones": ["ch-gva-2", "de-fra-1"],
         "unseen": [],
         "instances": list(instances),
+        "foreign": [],
         "failed": [],
         "notes": [],
     } | changes
