@@ -38,6 +38,11 @@ def install(session: nox.Session, *groups: str, runtime: bool = True) -> None:
     )
 
 
+def real_model(session: nox.Session) -> list[str]:
+    """The group with a real model, where an argument asks for one."""
+    return ["realmodel"] if "--real-model" in session.posargs else []
+
+
 def workers() -> list[str]:
     """What makes pytest deal its files out, to one worker per processor: with more, what is timed gets too little."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -49,14 +54,14 @@ def workers() -> list[str]:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Show the whole life of an instance on a simulated zone: provision, generate, idle, reaped."""
-    install(session, "simulator")
+    install(session, "simulator", *real_model(session))
     session.run("python", "-m", "tests.demo", *session.posargs)
 
 
 @nox.session
 def simulator(session: nox.Session) -> None:
     """Serve a simulated Exoscale zone and print what to paste into another terminal; Ctrl-C ends it."""
-    install(session, "simulator")
+    install(session, "simulator", *real_model(session))
     patience_s = 30.0  # after Ctrl-C, which it hears of itself, and ends well
     session.run("python", "-m", "tests.simulator", *session.posargs, interrupt_timeout=patience_s)
 
@@ -209,6 +214,14 @@ def forwarder_rivals(session: nox.Session) -> None:
         )
     given = [f"--{name}={folder / name}" for name in RIVALS]
     session.run("python", "-m", "tests.benchmarks.forwarding.rivals", *given, *session.posargs)
+
+
+@nox.session
+def realmodel(session: nox.Session) -> None:
+    """Have a real model answer through forwarder, TLS and nginx: counts, times, leaving; not what it says."""
+    install(session, "test", "realmodel")
+    files = [f"tests/real_model/{name}.py" for name in ("counting", "leaving", "programs")]
+    session.run("python", "-X", "dev", "-m", "pytest", *(session.posargs or files))
 
 
 if __name__ == "__main__":
