@@ -220,7 +220,7 @@ def forwarder_rivals(session: nox.Session) -> None:
 def realmodel(session: nox.Session) -> None:
     """Have a real model answer through forwarder, TLS and nginx: counts, times, leaving; not what it says."""
     install(session, "test", "realmodel")
-    files = [f"tests/real_model/{name}.py" for name in ("counting", "leaving", "programs")]
+    files = [f"tests/real_model/{name}.py" for name in ("counting", "programs", "leaving")]
     session.run("python", "-X", "dev", "-m", "pytest", *(session.posargs or files))
 
 

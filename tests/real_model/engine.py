@@ -35,7 +35,10 @@ def main() -> None:
     params.n_ctx = PARALLEL * CONTEXT
     params.use_jinja = False
     params.chat_template = "gemma"  # llama.cpp's own, as the file has none
-    params.sampling.penalty_repeat = 1.1  # as Ollama has it by default
+    params.sampling.penalty_repeat = 1.3  # else it likes to say one sentence over and over
+    params.n_batch = 512  # as with Ollama: between two of these it notices that nobody waits any more
+    # Two threads wait for each other at every step, and are ten times slower than one where other work has a processor.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.cache_ram_mib = 0  # every prompt is read anew
     params.endpoint_metrics = True
     server = xllamacpp.Server(params)
