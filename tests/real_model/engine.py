@@ -19,7 +19,7 @@ CONTEXT = 4096
 
 def weights() -> Path:
     """The weights as one file, kept beside the packages that have its parts."""
-    path = Path(sys.prefix) / MODEL_NAME
+    path: Path = Path(sys.prefix) / MODEL_NAME
     if not path.exists():
         draft = path.with_name(f"{MODEL_NAME}.{os.getpid()}")
         assemble(draft)

@@ -2,7 +2,7 @@
 
 The control `runner` is its command. It has to say the URL where it listens as its first line, once the model is
 loaded, and to end with its standard input. What differs from Ollama: a prompt beyond the context is refused instead of
-shortened, and an answer ends where the context does.
+shortened, an answer ends where the context does, and unloading the model cuts whoever else is being answered.
 """
 
 from __future__ import annotations
@@ -108,14 +108,10 @@ def _completion(exchange: Exchange, asked: Asked, prompt: str) -> Body:
     limit = exchange.controls.tokens if asked.limit is None else asked.limit
     if asked.format:
         given["json_schema"] = asked.format if isinstance(asked.format, dict) else {"type": "object"}
+    given |= {"prompt": prompt, "n_predict": -1 if limit is None else limit, "stream": True}
     # Without the cache a prompt is read whole each time: its count and duration are its own, and chance has no part.
-    return {
-        **given,
-        "prompt": prompt,
-        "n_predict": -1 if limit is None else limit,
-        "stream": True,
-        "cache_prompt": False,
-    }
+    # Only where it tells of its progress does the engine notice, while it reads, that nobody listens any more.
+    return {**given, "cache_prompt": False, "return_progress": True}
 
 
 def _asked(link: http.client.HTTPConnection, path: str, body: Body) -> http.client.HTTPResponse:
