@@ -19,6 +19,8 @@ SOON_S = 3.0
 """The engine looks once a second whether its client has gone; a piece that cannot be sent tells it sooner."""
 LONG = 3000
 """Tokens that take half a minute at the very least."""
+IDLE_S = 40 * 60
+"""Past the idle timeout also by its label, and before the watchdog would power it off."""
 
 
 def begun(served: Served, engine: Engine, body: dict[str, Any]) -> http.client.HTTPConnection:
@@ -62,14 +64,14 @@ def test_an_instance_that_answers_is_kept_and_goes_once_its_client_has_left(
 ) -> None:
     seen = cloud.instance()
     connection = begun(served, engine, asked(num_predict=LONG))
-    let_pass(cloud, 3600)
+    let_pass(cloud, IDLE_S)
     kept = user.run(module="functions.reap_idle").ended(0)
     assert "kept" in kept.out
     assert "1 request" in kept.out, kept.said
     assert connection.getresponse().readline(), "it is still being answered"
     connection.close()
     engine.rests(SOON_S)
-    let_pass(cloud, 3600)
+    let_pass(cloud, IDLE_S)
     assert "destroyed" in user.run(module="functions.reap_idle").ended(0).out
     assert changes(cloud).count("delete-instance") == 1
     assert cloud.instances() == []
