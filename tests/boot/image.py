@@ -77,7 +77,8 @@ def build() -> Image:
         return image
     if os.geteuid() != 0:
         raise Missing("debootstrap has to run as root: start this with sudo")
-    cache.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(cache, ignore_errors=True)  # what was built by another recipe
+    cache.mkdir(parents=True)
     with _draft(cache) as draft:
         root = draft / "root"
         _run(["debootstrap", "--variant=minbase", SUITE, str(root), MIRROR])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests import real_model
 from tests.simulator import PHASES, BootPlan, Simulator
 from tests.simulator.document import Violation, load
 
@@ -49,9 +50,14 @@ def main() -> int:
     parser.add_argument("--phase-seconds", type=float, default=0.3, metavar="S", help="added to each boot phase (0.3)")
     parser.add_argument("--token-seconds", type=float, default=0.05, metavar="S", help="between two tokens (0.05)")
     parser.add_argument("--policy", type=_policy, metavar="FILE", help="IAM policy of the printed key (it may do all)")
+    parser.add_argument("--real-model", action="store_true", help="a small model answers, not a stand-in of one")
     parser.add_argument("--fail", choices=PHASES, help="boots fail in this phase")
     parser.add_argument("--never", choices=PHASES, help="boots stay in this phase for ever")
     arguments = parser.parse_args()
+    try:
+        model = real_model.controls() if arguments.real_model else {}
+    except real_model.Missing as missing:
+        parser.error(str(missing))
     parent = os.getppid()
     signal.signal(signal.SIGINT, _interrupt)  # ignored by default where a shell started it in the background
     signal.signal(signal.SIGTERM, _interrupt)
@@ -60,6 +66,7 @@ def main() -> int:
     plan = BootPlan(fail=arguments.fail, never=arguments.never, delay_s=arguments.phase_seconds)
     try:
         with Simulator(zones, port=arguments.port, plan=plan) as simulator:
+            simulator.ollama(token_s=arguments.token_seconds, **model)
             with contextlib.suppress(KeyboardInterrupt):  # as good an end as `quit`
                 _serve(simulator, arguments, parent)
             _note("ending every instance")
@@ -69,8 +76,10 @@ def main() -> int:
 
 
 def _serve(simulator: Simulator, arguments: argparse.Namespace, parent: int) -> None:
-    simulator.ollama(token_s=arguments.token_seconds)
     env = simulator.role(arguments.policy) if arguments.policy else simulator.env
+    if arguments.real_model:
+        _note(real_model.about())
+        env = {**env, "EXOSCALE_OLLAMA_MODEL": real_model.MODEL}
     _introduce(simulator, env, arguments.idle_timeout)
     if arguments.policy:
         whole = shlex.join(f"{name}={simulator.env[name]}" for name in ("EXOSCALE_API_KEY", "EXOSCALE_API_SECRET"))

@@ -1,7 +1,7 @@
 """What systemd and Docker do on an instance: start its real programs, restart them when they die, end them.
 
-nginx and the agent are started from the units in the user-data, as those say; Ollama's stand-in (or the engine that
-EXOLLAMA_ENGINE names) takes the container's place. Every process belongs to the warden.
+nginx and the agent are started from the units in the user-data, as those say; Ollama's stand-in takes the container's
+place. Every process belongs to the warden.
 """
 
 from __future__ import annotations
@@ -225,13 +225,6 @@ class Supervisor:
             version,
         ]
         environment: dict[str, str] = {"NVIDIA_VISIBLE_DEVICES": "all"} if on_card else {}
-        if engine := os.environ.get("EXOLLAMA_ENGINE"):
-            argv = [engine, "serve"]
-            environment = {
-                "OLLAMA_HOST": f"{host}:{port}",
-                "OLLAMA_MODELS": str(state),
-                "HOME": str(self.folder),
-            }
         restarting = units.Unit(name, restart="always", restart_s=0.1)
         self._spawn(name, argv, environment, lambda _: self._container_ended(restarting))
         return Result(out="5" * 64 + "\n")

@@ -22,6 +22,7 @@ class Controls:
     fail_pull: str | None = None  # message
     fail_generate: str | None = None  # message, status 500
     unpullable: str = "^(no-such|missing|nonexistent)"  # models that the registry does not have
+    runner: list[str] | None = None  # the command behind which a model runs; None: the words are canned
     silent: bool = False  # connections are accepted, nothing is answered
 
     @classmethod

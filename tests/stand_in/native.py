@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.stand_in.answering import Asked, answers, embedded, text_of, whole, wished_tool
+from tests.stand_in.answering import answers, embedded, whole, wished_tool
 from tests.stand_in.exchange import Exchange
 from tests.stand_in.models import Body
+from tests.stand_in.words import Asked, text_of
 
 
 def generate(exchange: Exchange) -> None:
@@ -31,16 +32,17 @@ def chat(exchange: Exchange) -> None:
     messages = body.get("messages") or []
     last = messages[-1] if messages else {}
     tool = wished_tool(body.get("tools"), last)
-    read = sum(len(text_of(message).split()) for message in messages)
-    asked = Asked(**_common(body), prompt=text_of(last), tool=tool, load=not messages, read=read)
+    asked = Asked(**_common(body), prompt=text_of(last), messages=messages, tool=tool, load=not messages)
     exchange.ndjson(answers(exchange, asked), streamed=body.get("stream", True), whole=whole)
 
 
 def _common(body: Body) -> dict[str, Any]:
+    options = body.get("options") or {}
     return {
         "model": str(body.get("model") or ""),
         "format": body.get("format"),
-        "limit": (body.get("options") or {}).get("num_predict"),
+        "options": options,
+        "limit": options.get("num_predict"),
         "keep": body.get("keep_alive") not in {0, "0", "0s"},
     }
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from tests.stand_in.answering import Asked, answers, embedded, text_of, whole, wished_tool
+from tests.stand_in.answering import answers, embedded, whole, wished_tool
 from tests.stand_in.exchange import Exchange, Refused
 from tests.stand_in.models import Body, unix
+from tests.stand_in.words import Asked, text_of
 
 EVENTS = "text/event-stream"
 
@@ -40,6 +41,8 @@ def chat(exchange: Exchange) -> None:
     asked = Asked(
         model=str(body.get("model") or ""),
         prompt=text_of(messages[-1]),
+        messages=messages,
+        options=body,
         tool=wished_tool(tools, messages[-1]),
         format=_format(body.get("response_format") or {}),
         limit=body.get("max_completion_tokens", body.get("max_tokens")),
@@ -66,7 +69,7 @@ def completions(exchange: Exchange) -> None:
     if not isinstance(prompt, str):
         raise Refused(400, "json: cannot unmarshal what is no string into field prompt")
     model_ = str(body.get("model") or "")
-    asked = Asked(model=model_, prompt=prompt, limit=body.get("max_tokens"), load=not prompt)
+    asked = Asked(model=model_, prompt=prompt, options=body, limit=body.get("max_tokens"), load=not prompt)
 
     def choice(value: Body) -> Body:
         return {"text": value["message"]["content"], "index": 0, "finish_reason": value.get("done_reason")}

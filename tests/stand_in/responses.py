@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.stand_in.answering import Asked, answers, text_of, whole, wished_tool
+from tests.stand_in.answering import answers, whole, wished_tool
 from tests.stand_in.exchange import Exchange
 from tests.stand_in.models import Body
 from tests.stand_in.openai import EVENTS
+from tests.stand_in.words import Asked, text_of
 
 
 def create(exchange: Exchange) -> None:
@@ -32,11 +33,15 @@ def _asked(body: Body) -> Asked:
     last = items[-1] if items else {}
     if last.get("type") == "function_call_output":
         last = {"role": "tool", "content": last.get("output")}
+    instructions = str(body.get("instructions") or "")
+    spoken = [item for item in items if "role" in item]
     tools = [{"function": tool} for tool in body.get("tools") or () if tool.get("type") == "function"]
     return Asked(
         model=str(body.get("model") or ""),
         prompt=text_of(last),
-        system=str(body.get("instructions") or ""),
+        system=instructions,
+        messages=[{"role": "system", "content": instructions}, *spoken] if instructions else spoken,
+        options=body,
         tool=wished_tool(tools, last),
         limit=body.get("max_output_tokens"),
     )

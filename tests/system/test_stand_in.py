@@ -63,7 +63,7 @@ def module_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandI
     script = [sys.executable, "-I", "-S", str(ROOT / "tests/stand_in/__main__.py"), "127.0.0.1", str(port)]
     with subprocess.Popen([*script, str(folder / "state"), str(folder / "control.json"), "0.12.0"]) as process:
         try:
-            _until(lambda: _listens(port), "it listens")
+            until(lambda: _listens(port), "it listens")
             with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
                 connection.request("POST", "/api/pull", json.dumps({"model": MODEL, "stream": False}))
                 assert connection.getresponse().read() == b'{"status": "success"}'
@@ -86,7 +86,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _until(so: Callable[[], object], what: str, timeout_s: float = 10) -> None:
+def until(so: Callable[[], object], what: str, timeout_s: float = 10) -> None:
     deadline = time.monotonic() + timeout_s
     while not so():
         assert time.monotonic() < deadline, f"not so after {timeout_s} s: {what}"
@@ -121,7 +121,7 @@ def test_a_stream_ends_soon_after_its_client_has_gone(stand_in: StandIn, path: s
     assert stand_in.ends(id_) == []
     response.close()
     connection.close()
-    _until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)  # it takes a millisecond where the machine is idle
+    until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)  # it takes a millisecond where the machine is idle
     assert stand_in.ends(id_) == [f"{path} left"]
 
 
@@ -134,7 +134,7 @@ def test_a_client_that_leaves_before_the_first_token_is_noticed(stand_in: StandI
     connection.request("POST", "/api/generate", body, {"X-Request-Id": id_})
     time.sleep(0.05)  # in which an answer would have begun
     connection.close()
-    _until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)
+    until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)
     assert stand_in.ends(id_) == ["/api/generate left"]
 
 
@@ -151,7 +151,7 @@ def test_the_log_tells_an_answer_that_was_whole_from_one_that_was_cut(stand_in: 
             connection.request("POST", path, json.dumps({"model": MODEL, **asked}), {"X-Request-Id": "cut"})
             with pytest.raises(http.client.IncompleteRead):
                 connection.getresponse().read()
-    _until(lambda: len(stand_in.ends("cut")) == len(ASKED), "all are logged")
+    until(lambda: len(stand_in.ends("cut")) == len(ASKED), "all are logged")
     assert stand_in.ends("whole") == stand_in.ends("refused") == ["/api/generate done"]
     assert sorted(stand_in.ends("cut")) == sorted(f"{path} cut" for path in ASKED)
 
@@ -212,7 +212,7 @@ def test_an_upload_that_breaks_off_is_not_kept(stand_in: StandIn) -> None:
             f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: x\r\nX-Request-Id: broken\r\n"
             "Transfer-Encoding: chunked\r\n\r\n5\r\nwho".encode()
         )
-    _until(lambda: stand_in.ends("broken"), "it noticed")
+    until(lambda: stand_in.ends("broken"), "it noticed")
     assert stand_in.ends("broken") == [f"/api/blobs/{digest} left"]
     with closing(stand_in.connect()) as connection:
         connection.request("HEAD", f"/api/blobs/{digest}")
