@@ -26,7 +26,7 @@ MIRROR = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
 DISK = "8G"
 PACKAGES = "cloud-init dbus linux-image-cloud-amd64 python3-minimal systemd systemd-sysv udev".split()
-PACKAGES += "ca-certificates curl gpg iproute2 iptables openssl".split()
+PACKAGES += "ca-certificates curl gpg iproute2 iptables locales openssl sudo".split()
 PROGRAMS = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
 PROGRAMS |= {"qemu-system-x86_64": "qemu-system-x86"}
 
