@@ -34,6 +34,7 @@ FILES = {
     "etc/apt/sources.list": f"deb {MIRROR} {SUITE} main\ndeb {MIRROR} {SUITE}-updates main\n"
     f"deb {SECURITY} {SUITE}-security main\n",
     "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
+    "etc/default/locale": "LANG=C.UTF-8\n",
     "etc/hostname": "instance\n",
     "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 instance\n",
     "etc/resolv.conf": f"nameserver {NAMES}\n",
