@@ -211,6 +211,13 @@ def forwarder_rivals(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks.forwarding.rivals", *given, *session.posargs)
 
 
+@nox.session
+def live(session: nox.Session) -> None:
+    """Look, with an account and for a few cents, at what only an account can show; refuses without --budget."""
+    install(session, "simulator")
+    session.run("python", "-m", "tests.live", *session.posargs)
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)
     nox.main()
