@@ -215,19 +215,22 @@ class Account:
     def _until_none(
         self, look: Callable[[], list[str]], end: Callable[[str], None], looks: int, what: str
     ) -> list[str]:
-        there, trouble, empty = ["of which nothing is known"], "", 0
+        there, trouble, empty = list[str](), " that may be there", 0
         for _ in range(_ROUNDS):
             try:
                 there = look()
                 empty = 0 if there else empty + 1
                 if empty >= looks:
                     return []
-                for one in there:
-                    end(one)
             except ExollamaError as error:
                 trouble = f" ({error})"
+            for one in there:
+                try:
+                    end(one)
+                except ExollamaError as error:
+                    trouble = f" ({error})"
             self.cloud.sleep(_PAUSE_S)
-        return [f"{what} {one}{trouble}" for one in there]
+        return [f"{what} {one}{trouble}" for one in there] or [f"{what}{trouble}"]
 
     def _instances(self, name: str) -> list[str]:
         """The ids of what a run made that still is there: by label and the nonce in its user-data, or made just now."""
@@ -266,7 +269,8 @@ class Account:
         except NotFound:
             pass
         except Conflict:
-            self.protect(instance_id, "remove")  # the next round deletes it
+            self.protect(instance_id, "remove")
+            raise  # it is told, should the next round fare no better
 
     def _delete_group(self, group: str) -> None:
         operation = self.cloud.call("DELETE", f"/security-group/{group}", operation="delete-security-group")

@@ -38,6 +38,8 @@ from tests.live.findings import Finding, found, unseen
 
 RUNNING, STOPPED = frozenset({"running", "error"}), frozenset({"stopped"})
 BOOT_TYPE, BOOT_MODEL = "standard.medium", "smollm:135m"
+LOOKS: Final = 60
+"""So often, five seconds apart, the first machine is asked what it sees."""
 SOON_OFF_S: Final = 60
 """The second machine switches itself off so soon after its boot has begun."""
 UBUNTU: Final = tuple(f"Linux Ubuntu {year}.04 LTS 64-bit" for year in (22, 24, 26))
@@ -211,15 +213,20 @@ def create(run: Run) -> Iterator[Finding]:
 def names_twice(run: Run) -> Iterator[Finding]:
     run.ids["second"], operation = run.account.create(run.id("group"), SOON_OFF_S)
     run.account.follow(operation, run.id("second"), RUNNING | STOPPED, 600.0)
-    count = sum(one.name == run.account.name for one in run.cloud.list_instances())
-    yield found("names-twice", count == 2, f"{count} instances of one name")
+    names = [run.get(which).name for which in ("first", "second")]
+    yield found("names-twice", names == [run.account.name] * 2, "two instances have the same name")
 
 
 @answers("metadata", "image", "repositories", "one-port")
 def surroundings(run: Run) -> Iterator[Finding]:
     address = run.get("first").address or ""
+    try:
+        socket.create_connection((address, 22), 5.0).close()
+        yield found("one-port", False, "port 22 can be reached, and no rule opens it")
+    except OSError as error:
+        yield found("one-port", True, f"port 22, which no rule opens: {type(error).__name__}")
     told = None
-    for _ in range(60):  # cloud-init is not through when the API says `running`
+    for _ in range(LOOKS):  # cloud-init is not through when the API says `running`
         with suppress(ExollamaError):
             told = guest.facts(address)
             break
@@ -237,11 +244,6 @@ def surroundings(run: Run) -> Iterator[Finding]:
     reached = {str(host): status for host, status in told["reached"].items()}
     unlocked = all(isinstance(status, int) and status < 500 for status in reached.values())
     yield found("repositories", unlocked, ", ".join(f"{host} {status}" for host, status in reached.items()))
-    try:
-        socket.create_connection((address, 22), 5.0).close()
-        yield found("one-port", False, "port 22 can be reached, and no rule opens it")
-    except OSError as error:
-        yield found("one-port", True, f"port 22, which no rule opens: {type(error).__name__}")
 
 
 @answers("labels-stopping", "stop", "stopped-address", "stop-again", "labels-stopped", "start", "address")
