@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ,
         except Ended as end:
             _say(f"It ends here: {end}.")
             code = end.code
-        except ExollamaError as error:
-            _say(findings.scrubbed(str(error), private))
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was made is removed, and what is left told
+            _say(findings.scrubbed(f"{type(error).__name__}: {error}", private))
             code = 1
         finally:
             ending.disarm()

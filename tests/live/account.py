@@ -102,6 +102,8 @@ class Account:
         self.made: dict[str, Made] = {}
         self.sent: dict[str, tuple[str, dict[str, str]]] = {}
         """User-data and labels of each create call."""
+        self.began = False
+        """Whether anything was asked for that may have to be removed."""
         self._lifetime = timedelta(seconds=lifetime_s)
         self._asked = 0
 
@@ -109,6 +111,7 @@ class Account:
 
     def create_group(self) -> None:
         """The run's own group, without a rule. Raises Conflict where it is there and names are unique."""
+        self.began = True
         until = labels.time(self.cloud.now() + self._lifetime)
         self.cloud.create_security_group(self.name, _GROUP + until)
 
@@ -193,7 +196,7 @@ class Account:
     def earlier(self) -> dict[str, datetime]:
         """The runs before this one of which something is left, with their deadlines."""
         found: dict[str, datetime] = {}
-        for one in self.cloud.list_instances():
+        for one in self.cloud.list_known_zone():
             if one.owned and _NAME_RE.fullmatch(one.owned_name) and one.state not in _OVER:
                 until = one.policy.deadline or datetime.max.replace(tzinfo=UTC)
                 found[one.owned_name] = max(until, found.get(one.owned_name, until))
@@ -208,6 +211,8 @@ class Account:
     def remove(self, name: str) -> list[str]:
         """End every instance of one run and its group; what is left, in words. Bounded, and raises no ExollamaError."""
         mine = name == self.name
+        if mine and not self.began:
+            return []
         looks = _LOOKS if mine and self._asked > len(self.made) else 1  # a list may lag behind a lost answer
         left = self._until_none(lambda: self._instances(name), self._delete, looks, "instance")
         return left or self._until_none(lambda: self.groups(name), self._delete_group, 1, f"security group {name}")
@@ -246,10 +251,10 @@ class Account:
                     if vouched(seen):
                         found.add(seen.id)
                         if name == self.name:
-                            self._account_for(seen)
+                            self.account_for(seen)
         return sorted(found)
 
-    def _account_for(self, seen: Instance) -> None:
+    def account_for(self, seen: Instance) -> None:
         """One that a verb made, or whose answer was lost."""
         types = self.cloud.type_names()
         age_s = (self.cloud.now() - seen.created).total_seconds() if seen.created else 0.0

@@ -338,13 +338,17 @@ def delete(run: Run) -> Iterator[Finding]:
 def boot(run: Run) -> Iterator[Finding]:
     if not run.boot:
         raise ExollamaError("not asked for (--boot)")
-    settings = boot_settings(run.account.settings)
+    settings, made = boot_settings(run.account.settings), None
+    run.account.began = True
     for _ in range(BOOT_LIMIT_S):
         try:  # with patience nothing but its own is looked at; without, what is overdue in the zone would be reaped
-            provision.run(settings, patience_s=30.0, note=run.account.note, send=run.account.traffic)
+            made = provision.run(settings, patience_s=30.0, note=run.account.note, send=run.account.traffic)
             break
         except OutOfTime:
             run.cloud.sleep(2.0)
+    if made is None:
+        raise ExollamaError(f"not ready within {BOOT_LIMIT_S} s")
+    run.account.account_for(run.cloud.get_instance(made["id"]))
     session = Session(settings, Api(settings, settings.zone, run.account.traffic))
     told = session.ready()[2]
     took = [one for one in told["boot"].get("phases") or () if isinstance(one, dict)]

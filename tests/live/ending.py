@@ -37,7 +37,8 @@ class Ending:
 
     def __enter__(self) -> Self:
         self._timer = signal.getitimer(signal.ITIMER_REAL)
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

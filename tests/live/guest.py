@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from typing import Any, Final
 
 from client.endpoint import PORT
@@ -18,7 +19,7 @@ from client.transport import Disconnected, Request, http_client_send
 from functions.userdata import fill
 
 # systemd-run in bootcmd: at every boot, so after :start as well, and before anything that could fail. --no-block, since
-# what it starts waits for the very stage of the boot in which bootcmd runs.
+# what it starts waits for the very stage of the boot in which bootcmd runs. runcmd's shutdown is a second net.
 _CONFIG: Final = """\
 #cloud-config
 # exollama {"v":1,"request":"@@request@@","key":"@@key@@"}
@@ -31,6 +32,7 @@ write_files:
   permissions: "0644"
   content: @@look@@
 runcmd:
+- [shutdown, -P, "+@@off_min@@"]
 - [systemd-run, --no-block, python3, -I, /opt/exollama-live/look.py]
 """
 _LOOK: Final = """\
@@ -92,7 +94,8 @@ http.server.ThreadingHTTPServer(("", @@port@@), Handler).serve_forever()
 def user_data(request: str, key: Secret, off_s: int) -> str:
     """What create-instance takes: as the project's own, gzip in base64; off after `off_s` seconds of each boot."""
     look = json.dumps(fill("look.py", _LOOK, {"port": str(PORT)}))
-    values = {"request": request, "key": key.reveal(), "off_s": str(off_s), "look": look}
+    off = {"off_s": str(off_s), "off_min": str(math.ceil(off_s / 60))}
+    values = {"request": request, "key": key.reveal(), **off, "look": look}
     text = fill("cloud-config", _CONFIG, values)
     return base64.b64encode(gzip.compress(text.encode("ascii"), 9, mtime=0)).decode("ascii")
 

@@ -254,6 +254,21 @@ def test_the_machines_own_word_is_compared_with_what_was_sent(
     assert look.left() == []
 
 
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"EXOSCALE_API_SECRET": "a-wrong-secret"}, "CredentialsRejected: GET /instance: Invalid request signature"),
+        ({"EXOSCALE_ZONE": "de-muc-1"}, "There is no zone de-muc-1. Zones: ch-gva-2, de-fra-1"),
+    ],
+)
+def test_where_nothing_could_begin_it_ends_at_once(look: Look, env: dict[str, str], words: str) -> None:
+    done = look.run(*BUDGET, env=env)
+    assert done.code == 1
+    assert words in done.err
+    assert len(look.simulator.calls) < 10
+    assert not look.output.exists()
+
+
 # -- what is others', and what is secret
 
 

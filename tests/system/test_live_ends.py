@@ -241,6 +241,7 @@ def test_the_machine_switches_itself_off_at_every_boot_and_its_program_is_whole(
     assert config["bootcmd"] == [["systemd-run", "--no-block", "--on-active=60", "systemctl", "poweroff"]]
     [look] = config["write_files"]
     compile(look["content"], look["path"], "exec")
-    assert look["path"] in config["runcmd"][0]
+    assert config["runcmd"][0] == ["shutdown", "-P", "+1"]
+    assert look["path"] in config["runcmd"][1]
     seen = Instance.from_api("ch-gva-2", {"id": "1", "labels": owned_labels("5" * 32), "user-data": packed})
     assert vouched(seen)
