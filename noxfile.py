@@ -215,7 +215,8 @@ def forwarder_rivals(session: nox.Session) -> None:
 def live(session: nox.Session) -> None:
     """Look, with an account and for a few cents, at what only an account can show; refuses without --budget."""
     install(session, "simulator")
-    session.run("python", "-m", "tests.live", *session.posargs)
+    patience_s = 1000.0  # after Ctrl-C, which it hears of itself, and removes what it made
+    session.run("python", "-m", "tests.live", *session.posargs, interrupt_timeout=patience_s)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ class Run:
     roles: Mapping[str, tuple[str, Secret]]
     boot: bool
     ids: dict[str, str] = field(default_factory=dict)
-    address: str | None = None
 
     @property
     def cloud(self) -> Cloud:

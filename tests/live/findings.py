@@ -63,8 +63,9 @@ def written(new: Iterable[Finding], before: Mapping[str, Mapping[str, str]], **w
     return json.dumps(dict(sorted(merged.items())), indent=2, ensure_ascii=False) + "\n"
 
 
-def load(path: Path = FILE) -> dict[str, dict[str, str]]:
+def load(path: Path | None = None) -> dict[str, dict[str, str]]:
     """The findings of a file, none where there is none. Raises ValueError for any that is not from Exoscale itself."""
+    path = path or FILE
     if not path.exists():
         return {}
     all_of_them: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ import pytest
 
 from client.endpoint import PORT
 from client.settings import Secret
+from tests import readme
 from tests.iam import POLICIES
 from tests.live import __main__ as live
 from tests.live import checks, findings
@@ -106,6 +107,26 @@ def test_nothing_from_another_endpoint_gets_into_the_documentation(
     assert live.main([*BUDGET, *arguments], records.env) == 2
     assert words in capsys.readouterr().err
     assert records.calls == []
+
+
+def test_what_is_found_at_exoscale_itself_updates_the_page(
+    look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, make = readme.PARTS["unproven"]
+    page = tmp_path / "page.md"
+    page.write_bytes(path.read_bytes())
+    monkeypatch.setitem(readme.PARTS, "unproven", (page, make))
+    monkeypatch.setattr(findings, "FILE", tmp_path / "docs.json")
+    monkeypatch.setattr(findings, "is_exoscales", lambda endpoint: True)
+    monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if "clock" in one[0]])
+    assert live.main(BUDGET, look.simulator.env) == 0
+    assert "has looked at 4 so far" in page.read_text()
+    assert re.search(
+        r"^\| Answers carry a `Date`\. .* \| as assumed \(20..-..-.., ch-gva-2\): Date is there",
+        page.read_text(),
+        re.MULTILINE,
+    )
+    assert "page.md shows them" in capsys.readouterr().err
 
 
 def test_help_has_an_example_and_what_it_costs_is_the_worst_case(capsys: pytest.CaptureFixture[str]) -> None:
