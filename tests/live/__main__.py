@@ -132,7 +132,8 @@ def _settled(args: argparse.Namespace, env: Mapping[str, str]) -> tuple[Settings
     cost = worst_cost(args.type, _limit_s(args), (checks.BOOT_TYPE, disk_gib) if args.boot else None)
     say_so = f"Say so with --budget {math.ceil(cost * 100) / 100:.2f} or more."
     most = (
-        f"At most it costs about {cost:.2f} ({prices.CURRENCIES}), if all goes wrong that can; usually a tenth of that"
+        f"At most it costs about {cost:.2f} ({prices.CURRENCIES}), if this is killed at the worst moment and nobody "
+        "removes the disks for a day; usually a tenth of that"
     )
     if args.budget is None:
         raise ExollamaError(f"There is no budget. {most}. {say_so} Nothing was made.")

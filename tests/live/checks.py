@@ -166,7 +166,7 @@ def quotas(run: Run) -> Iterator[Finding]:
     yield found("quotas", "instance" in names, f"resources: {', '.join(names)}")
 
 
-@answers("groups-twice", "rules-twice")
+@answers("groups-twice", "rules-twice", "ipv6")
 def groups(run: Run) -> Iterator[Finding]:
     run.account.create_group()
     run.ids["group"] = min(run.account.groups(run.account.name), default="")
@@ -177,6 +177,8 @@ def groups(run: Run) -> Iterator[Finding]:
     kind, words = tried(lambda: allow(run.account, run.id("group")))
     rules = run.cloud.get_security_group(run.id("group")).get("rules") or ()
     yield found("rules-twice", kind in ("done", "conflict"), f"{words}; {len(rules)} rule(s)")
+    kind, words = tried(lambda: allow(run.account, run.id("group"), "::/0"))
+    yield found("ipv6", kind in ("done", "conflict"), words)
 
 
 # -- the first machine, and a second of the same name
