@@ -247,6 +247,14 @@ def realmodel(session: nox.Session) -> None:
     session.run("python", "-X", "dev", "-m", "pytest", *(session.posargs or files))
 
 
+@nox.session
+def live(session: nox.Session) -> None:
+    """Look, with an account and for a few cents, at what only an account can show; refuses without --budget."""
+    install(session, "simulator")
+    patience_s = 1000.0  # after Ctrl-C, which it hears of itself, and removes what it made
+    session.run("python", "-m", "tests.live", *session.posargs, interrupt_timeout=patience_s)
+
+
 if __name__ == "__main__":
     os.chdir(ROOT)
     nox.main()

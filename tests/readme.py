@@ -18,6 +18,7 @@ from client import prices
 from client.cli import VERBS, overview, parser
 from client.settings import Secret, Settings
 from tests.api_reference import reference
+from tests.live import unproven
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 README: Final = ROOT / "README.md"
@@ -90,6 +91,7 @@ PARTS: Final[dict[str, tuple[Path, Callable[[], str | None]]]] = {
     "costs": (README, costs),
     "help": (ROOT / "docs/cli.md", helps),
     "api": (ROOT / "docs/api.md", reference),
+    "unproven": (ROOT / "docs/unproven.md", unproven.table),
 }
 
 

@@ -379,7 +379,9 @@ _COMMANDS: dict[str, Callable[[Host, list[str], str], Result]] = {
     "modprobe": _modprobe,
     "nvidia-ctk": _nvidia_ctk,
     "nvidia-smi": _nvidia_smi,
+    "shutdown": _nothing,  # and these two are never looked for on the machine that the simulator runs on
     "sysctl": _nothing,
     "systemctl": _systemctl,
+    "systemd-run": _nothing,
 }
 NAMES = tuple(_COMMANDS)

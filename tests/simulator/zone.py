@@ -76,6 +76,8 @@ class Zone:
             "delete-instance": lambda: self._delete(self._instance(id_)),
             "start-instance": lambda: self._start(self._instance(id_), fault),
             "stop-instance": lambda: self._stop(self._instance(id_)),
+            "add-instance-protection": lambda: self._protect(self._instance(id_), True),
+            "remove-instance-protection": lambda: self._protect(self._instance(id_), False),
             "get-operation": lambda: _found(self.operations, id_, "Operation").shown(),
             "list-security-groups": lambda: {
                 "security-groups": [] if query.get("visibility") == "public" else list(self.groups.values())
@@ -202,6 +204,11 @@ class Zone:
                     record.machine.power_off()
 
         return self._soon(self._operation("stop-instance", "instance", record.id), down)
+
+    def _protect(self, record: Record, protected: bool) -> Body:
+        record.protected = protected
+        verb = "add" if protected else "remove"
+        return self._soon(self._operation(f"{verb}-instance-protection", "instance", record.id))
 
     def powered_off(self, record: Record) -> None:
         """The machine switched itself off."""

@@ -46,6 +46,7 @@ LIVE = {
     ],
     "deploy/iam/README.md": ["exo iam"],
     "docs/getting-started.md": ["exo iam", "exo iam", "python3 -m"],
+    "docs/unproven.md": ["export EXOSCALE_API_KEY=EXO…"],
 }  # fmt: skip
 """How the blocks of each page begin that are not run: no other may hide among them."""
 

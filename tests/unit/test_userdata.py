@@ -22,6 +22,7 @@ from client.errors import ExollamaError
 from client.model import read_header
 from client.settings import Secret
 from functions import userdata
+from tests.live import guest
 from tests.simulator.userdata import LOADER
 
 ROOT = Path(__file__).parents[2]
@@ -382,6 +383,14 @@ def test_cloud_init_finds_the_user_data_valid_and_knows_every_key(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Valid" in done.stdout
     assert set(yaml.safe_load(path.read_text())) <= known_keys(cloud_init), "older versions pass unknown keys"
+
+
+def test_cloud_init_finds_that_of_the_live_run_valid(cloud_init: Path, tmp_path: Path) -> None:
+    path = tmp_path / "user-data.yaml"
+    path.write_bytes(gzip.decompress(base64.b64decode(guest.user_data("5" * 32, Secret(KEY), 60))))
+    done = schema_says(cloud_init, path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Valid" in done.stdout
 
 
 def test_cloud_inits_opinion_is_worth_something(cloud_init: Path, tmp_path: Path) -> None:
