@@ -36,7 +36,8 @@ def test_a_boot_that_fails_says_in_which_phase_and_why(
         done = cloud.run("client", "provision", "--keep-failed", code=1, timeout_s=900)
         machine = cloud.machine()
         (one,) = json.loads(cloud.run("client", "status", "--probe", "--json").stdout)["instances"]
-        assert one["phase"] == "failed"
+        assert one["said"]["boot"]["phase"] == "failed"
+        assert one["said"]["boot"]["error"]["message"] in done.stderr
         assert re.search(f"phase ({phase}): .*{words}", done.stderr, re.DOTALL), done.stderr
         error = json.loads(machine.run("cat /run/exollama/boot.json"))["error"]
         assert re.fullmatch(phase, error["phase"])

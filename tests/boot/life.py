@@ -18,7 +18,12 @@ from tests.boot.cloud import Cloud
 pytestmark = pytest.mark.timeout(1800)
 
 IDLE_S = 60
-ENV = {"EXOSCALE_IDLE_TIMEOUT": str(IDLE_S), "EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef"}
+ENV = {
+    "EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef",
+    "EXOSCALE_IDLE_TIMEOUT": str(IDLE_S),
+    "EXOSCALE_REAP_ACTION": "stop",
+    "EXOSCALE_STOPPED_RETENTION": str(IDLE_S),
+}
 FETCH = "import urllib.request as r; print(r.urlopen('http://{}/latest/user-data', timeout=5).status)"
 PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
 
@@ -36,10 +41,10 @@ def until(so: Callable[[], object], what: str, timeout_s: float = 300) -> None:
 
 
 def said(cloud: Cloud) -> dict[str, Any]:
-    """What `status --probe` has of the only instance."""
+    """What the only instance says of itself, as `status --probe` has it."""
     (one,) = json.loads(cloud.run("client", "status", "--probe", "--json").stdout)["instances"]
-    assert isinstance(one, dict)
-    return one
+    assert isinstance(one["said"], dict)
+    return one["said"]
 
 
 def inside(cloud: Cloud) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def test_the_user_data_boots_through_every_phase_until_a_model_answers(cloud: Cl
 def test_it_is_used(cloud: Cloud) -> None:
     assert "stand-in" in cloud.run("client", "generate", "why?", "--no-provision").stdout
     one = said(cloud)
-    assert one["phase"] == "ready"
+    assert one["boot"]["phase"] == "ready"
     assert one["in_flight"] == 0
 
 
@@ -95,7 +100,7 @@ def test_neither_process_list_nor_log_has_the_key(cloud: Cloud) -> None:
     shown += machine.run("cat /var/log/exollama/* /var/log/cloud-init*.log")
     assert key not in shown
     holders = machine.run(
-        f"grep -rlF {key} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev", check=False
+        f"grep -rlFs {key} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev", check=False
     ).split()
     assert {"/etc/exollama/key", "/etc/exollama/nginx.conf"} <= set(holders)
     for file in holders:  # cloud-init keeps the user-data, too
@@ -132,7 +137,7 @@ def test_a_killed_container_comes_back(cloud: Cloud) -> None:
 def test_a_killed_service_comes_back(cloud: Cloud, service: str) -> None:
     machine = cloud.machine()
     machine.run("systemctl", "kill", "-s", "KILL", f"{service}.service")
-    until(lambda: answers(cloud) and said(cloud)["phase"] == "ready", f"ready after {service} was killed", 120)
+    until(lambda: answers(cloud) and said(cloud)["boot"]["phase"] == "ready", f"ready after {service} was killed", 120)
     assert machine.run("systemctl", "show", "-P", "NRestarts", f"{service}.service").strip() != "0"
 
 
@@ -162,7 +167,7 @@ def test_it_survives_a_reboot_and_a_power_cut_without_installing_anything(cloud:
         machine.run("systemctl", "reboot", "--no-block")
     until(lambda: booted(cloud) not in ("", before[1]), "another boot", 180)
     until(lambda: answers(cloud), "answers after it")
-    until(lambda: said(cloud)["phase"] == "ready", "ready")
+    until(lambda: said(cloud)["boot"]["phase"] == "ready", "ready")
     assert certificate(cloud) == before[0]
     assert machine.run("grep -c 'apt-get' /var/log/exollama/boot.log") == logged
 
@@ -171,16 +176,22 @@ def booted(cloud: Cloud) -> str:
     """The name of the boot that runs; "" where nothing answers."""
     try:
         return cloud.machine().run("cat /proc/sys/kernel/random/boot_id", timeout_s=5)
-    except (OSError, AssertionError):
+    except (OSError, ValueError, AssertionError):
         return ""
 
 
-def test_it_has_another_address_after_stop_and_start(cloud: Cloud) -> None:
+def reaped(cloud: Cloud) -> list[str]:
+    """What a reaper did, once."""
+    return [one["outcome"] for one in json.loads(cloud.run("functions.reap_idle", "--json").stdout)["instances"]]
+
+
+def test_a_reaper_stops_it_once_it_is_idle_and_the_next_start_has_another_address(cloud: Cloud) -> None:
     machine = cloud.machine()
     cloud.simulator.options.new_address_on_start = True
     before = machine.record.ip, certificate(cloud)
-    cloud.run("client", "stop", "--force", "--keep-disk")
+    until(lambda: reaped(cloud) == ["stopped"], "stopped", IDLE_S + 180)
     until(lambda: not machine.runs(), "off", 180)
+    assert "reboot: Power down" in machine.console
     cloud.run("client", "provision")
     assert cloud.machine() is machine, "the same one was started"
     assert machine.record.ip != before[0]
@@ -190,13 +201,8 @@ def test_it_has_another_address_after_stop_and_start(cloud: Cloud) -> None:
     assert "does match" in machine.run(*verify)
 
 
-def test_a_reaper_removes_it_once_it_is_idle(cloud: Cloud) -> None:
-    time.sleep(IDLE_S)
-
-    def gone() -> bool:
-        reaped = json.loads(cloud.run("functions.reap_idle", "--json").stdout)["instances"]
-        return [one["outcome"] for one in reaped] == ["destroyed"]
-
-    until(gone, "destroyed", 120)
+def test_a_reaper_removes_it_once_it_has_been_off_for_long_enough(cloud: Cloud) -> None:
+    until(lambda: reaped(cloud) == ["stopped"], "stopped", IDLE_S + 180)
+    until(lambda: reaped(cloud) == ["destroyed"], "destroyed", 2 * IDLE_S)
     assert cloud.simulator.instances() == []
     assert not cloud.machine().runs()
