@@ -10,7 +10,7 @@ from tests.unit.booting import DOCKER_KEY, GOOD_KEYS, PHASES, PREFIXES, Machine
 from tests.unit.machine import ROOT
 
 NVIDIA_KEY = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
-WITH_GPU = [*PHASES[:2], "gpu", *PHASES[2:]]
+WITH_GPU = [*PHASES[:3], "gpu", *PHASES[3:]]
 
 
 class GpuMachine(Machine):
@@ -31,7 +31,7 @@ class GpuMachine(Machine):
         self.stub("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-1)"')
         config = self.place("/etc/docker/daemon.json")
         config.parent.mkdir()
-        self.stub("nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config}')
+        self.stub("nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config.parent}/daemon.new')
         self.ollama.answers["/api/ps"] = (200, {"models": [{"name": "tiny:1b", "size_vram": 5}]})
 
     def release(self, name: str, version: str) -> None:
