@@ -101,6 +101,7 @@ class Door:
             talk = loop.create_task(self.talk(link))
             talks[talk] = None
             talk.add_done_callback(lambda done: talks.pop(done, None))
+            await asyncio.sleep(0)  # for it to begin, even in a burst: its socket has an owner then
 
     async def talk(self, link: socket.socket) -> None:
         """One connection, from its handshake on."""
@@ -110,26 +111,26 @@ class Door:
             lambda: asyncio.StreamReaderProtocol(reader), link, ssl=self.context, ssl_handshake_timeout=PATIENCE_S
         )
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        transport.set_write_buffer_limits(0)  # drained is then sent
+        transport.set_write_buffer_limits(1, 0)  # drained is then sent; a high mark of 0 would pause for good
         try:
             again, number = True, 0
             while again:
                 head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
                 number += 1
-                answer, again, more = await self.respond(head, number)
+                answer, again = await self.respond(head, number)
                 writer.write(answer)
                 await asyncio.wait_for(writer.drain(), PATIENCE_S)
-                if more:  # what is left unread would reset the connection under the answer
-                    await asyncio.wait_for(discard(reader), PATIENCE_S)
+            link.shutdown(socket.SHUT_WR)
+            await asyncio.wait_for(discard(reader), PATIENCE_S)  # left unread it would reset what the answer goes over
         finally:
             transport.abort()
 
-    async def respond(self, head: bytes, number: int) -> tuple[bytes, bool, bool]:
-        """The answer to a connection's so many-th request, whether another may follow, and whether its body does."""
+    async def respond(self, head: bytes, number: int) -> tuple[bytes, bool]:
+        """The answer to a connection's so many-th request, and whether another one may follow."""
         line, *rest = head[:-4].split(b"\r\n")
         asked = REQUEST.fullmatch(line)
         if not asked:
-            return b"", False, False
+            return b"", False
         method, target, minor = asked.groups()
         fields = {name.lower(): value.strip(b" ") for name, _, value in (one.partition(b":") for one in rest)}
         path, known = target.partition(b"?")[0], self.knows(fields)
@@ -145,7 +146,7 @@ class Door:
         again = (known or (proof and number < PROOFS)) and not (more or asks_to_close or method == b"HEAD")
         lines, body = said or self.own(502)
         lines.append(b"Connection: keep-alive" if again else b"Connection: close")
-        return b"\r\n".join([*lines, b"", body]), again, more
+        return b"\r\n".join([*lines, b"", body]), again
 
     def knows(self, fields: dict[bytes, bytes]) -> bool:
         """Whether the key is there in one of its two forms, compared in constant time."""

@@ -31,7 +31,9 @@ class GpuMachine(Machine):
         self.stub("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-1)"')
         config = self.place("/etc/docker/daemon.json")
         config.parent.mkdir()
-        self.stub("nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config.parent}/daemon.new')
+        self.stub(
+            "nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config.parent}/daemon.new'
+        )
         self.ollama.answers["/api/ps"] = (200, {"models": [{"name": "tiny:1b", "size_vram": 5}]})
 
     def release(self, name: str, version: str) -> None:
