@@ -381,6 +381,7 @@ _COMMANDS: dict[str, Callable[[Host, list[str], str], Result]] = {
     "modprobe": _modprobe,
     "nvidia-ctk": _nvidia_ctk,
     "nvidia-smi": _nvidia_smi,
+    "rm": _nothing,  # of bootcmd, which is not relocated: it would be this machine's file
     "sysctl": _nothing,
     "systemctl": _systemctl,
 }

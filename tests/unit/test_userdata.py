@@ -296,11 +296,17 @@ print(render(**{ {k: v for k, v in VALUES.items() if k != "key"}!r}, key=Secret(
 def test_nothing_updates_or_restarts_anything_behind_our_back() -> None:
     config = yaml.safe_load(text())
     assert config["package_update"] is config["package_upgrade"] is False
-    (mask,) = config["bootcmd"]
+    mask, manuals = config["bootcmd"]
     assert mask[:2] == ["systemctl", "mask"]
     assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(mask)
     found = files()
-    assert 'APT::Periodic::Enable "0";' in found["/etc/apt/apt.conf.d/99exollama"]["content"]
+    assert manuals == ["rm", "-f", "/var/lib/man-db/auto-update"]
+    apt = found["/etc/apt/apt.conf.d/99exollama"]["content"].splitlines()
+    assert {
+        'APT::Periodic::Enable "0";',
+        'APT::Install-Recommends "0";',
+        'DPkg::Options:: "--force-unsafe-io";',
+    } <= set(apt)
     assert found["/etc/needrestart/conf.d/99-exollama.conf"]["content"] == "$nrconf{restart} = 'l';\n"
 
 
