@@ -61,6 +61,7 @@ class Report:
         self.started = self.phase_started = self.written = boottime()
         self.done: list[tuple[str, float]] = []
         self.percent: float | None = None
+        note("== starting")
         self.write()
 
     def enter(self, phase: str) -> None:
