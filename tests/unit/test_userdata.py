@@ -108,9 +108,9 @@ def undocumented(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and len(body) > 1 else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            del node.body[0]
+        several = isinstance(body, list) and len(body) > 1
+        if several and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
     return ast.dump(tree)
 
 
