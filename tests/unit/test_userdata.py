@@ -107,7 +107,7 @@ def undocumented(source: str) -> str:
     """What a program does, as text; nothing of it stands in a string that is only there to be read."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
+        body: Any = getattr(node, "body", None)
         several = isinstance(body, list) and len(body) > 1
         if several and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]
