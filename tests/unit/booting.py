@@ -118,7 +118,7 @@ class Machine:
         self.boots: list[dict[str, Any]] = []
         for command in ("openssl", "sh", "touch", "cat", "sleep", "grep"):
             (self.bin / command).symlink_to(str(shutil.which(command)))
-        self.stub("curl", 'case "$*" in *169.254*) echo ' + ADDRESS + ' ;; *) touch "$9" ;; esac')
+        self.stub("curl", 'case "$*" in *169.254*) echo ' + ADDRESS + ' ;; *) touch "${11}" ;; esac')
         self.stub("systemctl", f'case "$*" in *start*nginx*) touch {self.place("/run/exollama")}/nginx.pid ;; esac')
         self.stub("dpkg-query", f'[ -e {self.state}/"$4" ] && printf installed || exit 1')
         self.stub("apt-get", f'[ "$1" = install ] || exit 0\nfor p; do touch {self.state}/"$p" 2>/dev/null; done')
