@@ -2,7 +2,7 @@
 
 Run by exollama-boot.service at every boot. Where it stands goes to boot.json (read by the agent beside it), what
 its commands print to boot.log. A step that fails ends the boot with its phase and message. Standard library only,
-Python 3.10. Nothing here knows the endpoint key, so no log can hold it.
+Python 3.10. Nothing here knows the endpoint key, so no log can hold it; door.py, which does, logs nothing.
 """
 
 import contextlib
@@ -11,19 +11,19 @@ import ipaddress
 import json
 import os
 import platform
-import re
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # which python3 -I leaves out
+from commands import ATTEMPTS, FRESH, HOPELESS, RETRY_S, Failed, ask, install, install_from, installed, note, run
+from door import Door
+
 ETC = Path("/etc/exollama")
-APT = Path("/etc/apt")
 RUN = Path("/run/exollama")
 LOG = Path("/var/log/exollama")
 TLS = Path("/var/lib/exollama/tls")
@@ -34,13 +34,6 @@ DOCKER = "https://download.docker.com/linux"
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
 # Which Docker only recommends, and without which it starts no container where the kernel has AppArmor switched on.
 APPARMOR = "apparmor"
-RETRY_S = float(os.environ.get("EXOLLAMA_RETRY_S", "5"))
-ATTEMPTS = 4  # of whatever needs the network
-HOPELESS = re.compile(
-    "no space left|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)"
-    "|find any package by"  # apt's last word on a name with dots in it, as a kernel's has
-)
-
 CERTIFICATE = """\
 [req]
 distinguished_name = dn
@@ -57,19 +50,9 @@ subjectKeyIdentifier = hash
 """
 
 
-class Failed(Exception):
-    """A step that failed, in words for whoever waits for this machine."""
-
-
 def boottime() -> float:
     """Seconds since power-on, as the agent counts them too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def note(text: str) -> None:
-    """Write to boot.log; a full disk must not keep the boot from saying that the disk is full."""
-    with contextlib.suppress(OSError), (LOG / "boot.log").open("a") as log:
-        log.write(text + "\n")
 
 
 class Report:
@@ -80,11 +63,12 @@ class Report:
         self.started = self.phase_started = self.written = boottime()
         self.done: list[tuple[str, float]] = []
         self.percent: float | None = None
+        note("== starting")
+        self.write()
 
     def enter(self, phase: str) -> None:
         now = boottime()
-        if self.phase != "starting":
-            self.done.append((self.phase, round(now - self.phase_started, 2)))
+        self.done.append((self.phase, round(now - self.phase_started, 2)))
         self.phase, self.phase_started, self.percent = phase, now, None
         note(f"== {phase}")
         self.write()
@@ -109,73 +93,6 @@ class Report:
         draft = RUN / "boot.json.new"
         draft.write_text(json.dumps(said))
         os.replace(draft, RUN / "boot.json")
-
-
-def run_once(argv: list[str], timeout_s: float) -> tuple[str, str]:
-    """What a command printed, and what went wrong ("": nothing)."""
-    note(f"$ {shlex.join(argv)}")
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "LC_ALL": "C.UTF-8"}
-    # Into memory, not the log, for the sake of full disks; no pipe, which a daemon left behind would hold open.
-    with (RUN / "output").open("w+b") as output:
-        try:
-            child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
-            )
-        except OSError as error:
-            return "", f"cannot be run: {error.strerror}"
-        try:
-            status = child.wait(timeout_s)
-            problem = f"ended with {status}" if status else ""
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            problem = f"took longer than {timeout_s:.0f} s"
-        output.seek(0)
-        text = output.read().decode(errors="replace").strip()
-    note(text)
-    last = text.rpartition("\n")[2][:300]
-    return text, f"{problem}: {last}" if problem and last else problem
-
-
-def run(command: str, *more: str, timeout_s: float = 60, attempts: int = 1) -> str:
-    """Run a command found on PATH (the words of `command`, then `more`) and return what it printed.
-
-    Raises Failed with its last line once the last attempt failed.
-    """
-    argv = [*command.split(), *more]
-    for attempt in range(1, attempts + 1):
-        text, problem = run_once(argv, timeout_s)
-        if not problem:
-            return text
-        if attempt == attempts or HOPELESS.search(problem):
-            raise Failed(f"{shlex.join(argv[:6])} {problem}")
-        time.sleep(RETRY_S * attempt)
-    raise AssertionError("at least one attempt")
-
-
-def ask(command: str, *more: str) -> str | None:
-    """What a command printed, None where it failed."""
-    try:
-        return run(command, *more)
-    except Failed:
-        return None
-
-
-def installed(package: str) -> bool:
-    """Whether dpkg has it, whole."""
-    return ask("dpkg-query -W -f ${db:Status-Status}", package) == "installed"
-
-
-def install(*packages: str) -> bool:
-    """Install what is missing, after one update of apt's lists per boot; whether anything was missing."""
-    missing = [package for package in packages if not installed(package)]
-    fresh = RUN / "apt-lists-are-fresh"
-    if missing and not fresh.exists():
-        run("apt-get update -q", timeout_s=300, attempts=ATTEMPTS)
-        fresh.touch()
-    if missing:
-        run("apt-get install -y -q --no-install-recommends", *missing, timeout_s=900, attempts=ATTEMPTS)
-    return bool(missing)
 
 
 def own_address() -> str:
@@ -206,43 +123,70 @@ def make_certificate(address: str) -> bool:
     return True
 
 
-def start_nginx() -> None:
-    """The agent, the certificate, nginx: from here on the boot can be watched."""
+class Beside(threading.Thread):
+    """A step that goes on beside the next ones. What it raises is raised where it is waited for."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self.step = step
+        self.problem: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.step()
+        except Exception as error:  # noqa: BLE001 - another thread's to tell
+            self.problem = error
+
+    def result(self) -> None:
+        self.join()
+        if self.problem:
+            raise self.problem
+
+
+def open_up(door: Door) -> None:
+    """The agent and the certificate, behind nginx or the door: from here on the boot can be watched."""
     run("systemctl start exollama-agent.service")
     if shutil.which("openssl") is None:
         install("openssl")
     made = make_certificate(own_address())
-    new = install("nginx")
-    # A running nginx may be streaming already, after a reboot: start leaves it alone.
-    run("systemctl restart" if made or new else "systemctl start", "nginx.service")
+    if installed("nginx"):
+        start_nginx(door, anew=made)
+    else:
+        open_door(door)
 
 
-def install_from(maker: str, key_url: str, fingerprint: str, line: str, *packages: str) -> None:
-    """Install from a maker's own repository, whose signing key must be the known one and no other."""
-    install("ca-certificates", "curl", "gpg")
-    stem = f"exollama-{maker.lower()}"
-    armored, keyring = RUN / f"{stem}.asc", APT / f"keyrings/{stem}.gpg"
-    source = APT / f"sources.list.d/{stem}.list"
-    for folder in (keyring.parent, source.parent, RUN / "gnupg"):
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    download = "curl -fsSL --proto =https --connect-timeout 10 -m 60 -o"
-    run(download, str(armored), key_url, timeout_s=90, attempts=2)
-    gpg = f"gpg --batch --yes --homedir {RUN / 'gnupg'}"
-    lines = run(gpg, "--show-keys", "--with-colons", str(armored)).splitlines()
-    # The record of a key is followed by its fingerprint's (its subkeys, "sub", have theirs as well).
-    found = [lines[i + 1] for i, line in enumerate(lines) if line.startswith("pub:")]
-    if found != [f"fpr:::::::::{fingerprint}:"]:
-        raise Failed(f"{maker}'s signing key is not the known one but {found}")
-    run(gpg, "--dearmor", "-o", str(keyring), str(armored))
-    architecture = run("dpkg --print-architecture")
-    source.write_text(f"deb [arch={architecture} signed-by={keyring}] {line}\n")
-    only = f"-o Dir::Etc::sourcelist={source} -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
+def open_door(door: Door) -> None:
+    """A boot that cannot be watched goes on."""
     try:
-        run(f"apt-get update -q {only} -o APT::Update::Error-Mode=any", timeout_s=120, attempts=2)
-        install(*packages)
+        door.open()
+    except OSError as error:
+        note(f"nobody answers until nginx does: {error}")
+
+
+def start_nginx(door: Door, *, anew: bool) -> None:
+    """Hand the port over to nginx, and take it back where nginx does not want it."""
+    door.close()
+    # A running nginx may be streaming already, after a reboot: start leaves it alone.
+    pid = RUN / "nginx.pid"
+    if anew:
+        pid.unlink(missing_ok=True)
+    until = boottime() + 15
+    try:
+        run("systemctl restart" if anew else "systemctl start", "nginx.service")
+        while not pid.exists():  # which nginx writes once it listens
+            if boottime() > until:
+                raise Failed("nginx does not listen on its port; `journalctl -u nginx` on the instance says why")
+            time.sleep(0.02)
     except Failed:
-        source.unlink()  # a source that does not answer would fail every later update as well
+        ask("systemctl stop nginx.service")
+        open_door(door)
         raise
+
+
+def install_nginx(door: Door) -> None:
+    """In the door's place."""
+    if install("nginx") or door.thread:
+        start_nginx(door, anew=True)
 
 
 def docker_from_docker() -> None:
@@ -354,26 +298,32 @@ def warm_up(model: str, upstream: str) -> None:
     raise Failed(problem)
 
 
-def boot(report: Report) -> None:
-    """All phases in their order."""
+def boot(report: Report, door: Door) -> None:
+    """All phases in their order. apt does one thing at a time; the image is pulled beside what follows Docker."""
+    open_up(door)
     policy = json.loads((ETC / "policy.json").read_text())
     image, model, upstream = policy["image"], policy["model"], policy["upstream"]
-    driver = policy.get("gpu")  # which one the graphics cards need; unknown to earlier versions
+    pull = Beside(lambda: pull_image(image))
+
+    def docker() -> None:
+        start_docker()
+        pull.start()
+
     phases: list[tuple[str, Callable[[], None]]] = [
-        ("nginx", start_nginx),
-        ("docker", start_docker),
-        ("image", lambda: pull_image(image)),
-        ("container", lambda: start_container(image, upstream, "--gpus all" if driver else "")),
+        ("docker", docker),
+        ("nginx", lambda: install_nginx(door)),
+        ("image", pull.result),
+        ("container", lambda: start_container(image, upstream)),
         ("model", lambda: pull_model(model, upstream, report.progress)),
         ("warmup", lambda: warm_up(model, upstream)),
     ]
-    if driver:
+    if driver := policy.get("gpu"):  # which one the graphics cards need; unknown to earlier versions
         # gpu.py, which only machines with such cards are given, takes its tools from this very program.
         sys.modules["bootstrap"] = sys.modules["__main__"]
-        sys.path.append(str(Path(__file__).parent))
         import gpu
 
-        phases.insert(2, ("gpu", lambda: gpu.start(driver)))
+        phases.insert(2, ("gpu", lambda: gpu.install_cards(driver)))
+        phases[4] = ("container", lambda: gpu.start_container(image, upstream))
         phases[-1] = ("warmup", lambda: gpu.warm_up(model, upstream))
     for name, phase in phases:
         report.enter(name)
@@ -382,14 +332,16 @@ def boot(report: Report) -> None:
 
 
 def main() -> int:
-    """Exit status 1 where the boot failed."""
+    """Exit status 1 where the boot failed, once nobody listens to it any more."""
     for folder in (RUN, LOG):
         folder.mkdir(parents=True, exist_ok=True)
-    report = Report()
+    FRESH.unlink(missing_ok=True)
+    report, door = Report(), Door()
     try:
-        boot(report)
+        boot(report, door)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
         report.fail(str(error) if isinstance(error, Failed) else repr(error))
+        door.wait()
         return 1
     return 0
 

@@ -1,16 +1,18 @@
 """What a machine with graphics cards needs besides: their driver, NVIDIA's container toolkit, and proof that they work.
 
-Imported by bootstrap.py, whose tools it uses; only GPU types are given this file. A card that does not work fails the
+Imported by bootstrap.py; only GPU types are given this file. A card that does not work fails the
 boot: a GPU's price for a processor's speed is what nobody wants. Standard library only, Python 3.10.
 """
 
 import json
+import os
 import platform
 import re
 from pathlib import Path
 
 import bootstrap
-from bootstrap import Failed, ask, install, installed, note, ollama, run
+from bootstrap import ollama
+from commands import ATTEMPTS, Failed, ask, install, install_from, installed, note, run
 
 RELEASES = ("22.04", "24.04", "26.04")  # whose archives have branch 580, as packages.ubuntu.com says
 TOOLKIT = "https://nvidia.github.io/libnvidia-container"
@@ -26,7 +28,7 @@ class NoCard(Failed):
     """The driver is there and finds nothing to drive: no other driver would."""
 
 
-def start(driver: str) -> None:
+def install_cards(driver: str) -> None:
     """The phase "gpu". `driver` is the end of its packages' names, as in nvidia-dkms-580-server-open."""
     release = platform.freedesktop_os_release()
     if release["ID"] != "ubuntu" or release["VERSION_ID"] not in RELEASES:
@@ -37,8 +39,8 @@ def start(driver: str) -> None:
     start_driver(driver)
     if not installed("nvidia-container-toolkit"):
         line = f"{TOOLKIT}/stable/deb/$(ARCH) /"
-        bootstrap.install_from("NVIDIA", f"{TOOLKIT}/gpgkey", TOOLKIT_KEY, line, "nvidia-container-toolkit")
-    configure_docker()
+        key = f"{TOOLKIT}/gpgkey"
+        install_from("NVIDIA", key, TOOLKIT_KEY, line, "nvidia-container-toolkit", attempts=ATTEMPTS)
 
 
 def start_driver(driver: str) -> None:
@@ -77,13 +79,25 @@ def load() -> None:
         raise NoCard(f"no graphics card appears: nvidia-smi -L says {found[:200]!r}")
 
 
+def start_container(image: str, upstream: str) -> None:
+    """With the cards. Docker is restarted only now, since that would have cut the pull of the image."""
+    configure_docker()
+    bootstrap.start_container(image, upstream, "--gpus all")
+
+
 def configure_docker() -> None:
     """NVIDIA's runtime and the cgroup driver; a restart only where that is new, since it would end what runs."""
     if DOCKER_CONFIG.exists() and json.loads(DOCKER_CONFIG.read_text()).get("exec-opts") == CGROUPS:
         return
-    run(f"nvidia-ctk runtime configure --runtime=docker --config={DOCKER_CONFIG}")
-    DOCKER_CONFIG.write_text(json.dumps({**json.loads(DOCKER_CONFIG.read_text()), "exec-opts": CGROUPS}, indent=4))
-    run("systemctl restart docker.service", timeout_s=120)
+    draft = DOCKER_CONFIG.with_suffix(".new")
+    draft.parent.mkdir(exist_ok=True)
+    draft.write_text(DOCKER_CONFIG.read_text() if DOCKER_CONFIG.exists() else "{}")
+    run(f"nvidia-ctk runtime configure --runtime=docker --config={draft}")
+    draft.write_text(json.dumps({**json.loads(draft.read_text()), "exec-opts": CGROUPS}, indent=4))
+    # Cut off anywhere in between, it is all done again, or Docker is started with it: never left running without.
+    run("systemctl stop docker.service", timeout_s=120)
+    os.replace(draft, DOCKER_CONFIG)
+    run("systemctl start docker.service", timeout_s=120)
 
 
 def warm_up(model: str, upstream: str) -> None:

@@ -4,11 +4,14 @@ Nothing reaches a template that was not checked against the pattern of its kind,
 nginx, YAML or JSON. Neighbours: `client.model.read_header` reads the second line back. Imports `client` only.
 """
 
+import ast
 import base64
 import gzip
 import importlib.resources
+import io
 import json
 import re
+import tokenize
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -76,14 +79,14 @@ def render(
         "key_file": key.reveal() + "\n",
         "policy": json.dumps(policy) + "\n",
         "nginx_conf": fill("nginx.conf", _read(folder, "nginx.conf"), {"key": key.reveal()}),
-        "agent_py": fill("agent.py", _read(folder, "agent.py"), {}),
-        "bootstrap_py": fill("bootstrap.py", _read(folder, "bootstrap.py"), {}),
     }
+    for program in ("agent", "bootstrap", "commands", "door"):
+        files[f"{program}_py"] = _program(folder, f"{program}.py")
     # A JSON string is a YAML one as well, as long as it is ASCII.
     values = {name: json.dumps(text) for name, text in files.items()}
     values |= {"key": key.reveal(), "request": request, "gpu_file": ""}
     if gpu_driver is not None:
-        source = json.dumps(fill("gpu.py", _read(folder, "gpu.py"), {}))
+        source = json.dumps(_program(folder, "gpu.py"))
         values["gpu_file"] = f'- path: /opt/exollama/gpu.py\n  permissions: "0644"\n  content: {source}\n'
     text = fill("user-data.yaml", _read(folder, "user-data.yaml"), values)
     packed = base64.b64encode(gzip.compress(text.encode("ascii"), 9, mtime=0)).decode("ascii")
@@ -111,6 +114,26 @@ def fill(template: str, text: str, values: Mapping[str, str]) -> str:
     if odd := set(wanted) ^ set(values):
         raise ExollamaError(f"{template}: placeholder without a value, or the reverse: {', '.join(sorted(odd))}.")
     return _PLACEHOLDER_RE.sub(lambda found: values[found[1]], text)
+
+
+def bare(source: str) -> str:
+    """A program without comments, docstrings and blank lines: a fifth of the user-data, of no use on the instance."""
+    lines = io.StringIO(source)
+    blank = {
+        token.start[0]
+        for token in tokenize.generate_tokens(lines.readline)
+        if token.type == tokenize.NL and token.line.strip().partition("#")[0] == ""
+    }
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if len(node.body) > 1 and ast.get_docstring(node) is not None:
+            blank.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return "".join(line for number, line in enumerate(source.splitlines(keepends=True), 1) if number not in blank)
+
+
+def _program(folder: Traversable, name: str) -> str:
+    return bare(fill(name, _read(folder, name), {}))
 
 
 def _read(folder: Traversable, name: str) -> str:

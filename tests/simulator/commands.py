@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-PHASES = ("nginx", "docker", "image", "container", "model", "warmup")
+PHASES = ("starting", "docker", "nginx", "image", "container", "model", "warmup")
 # The fingerprint of Docker's signing key, from https://docs.docker.com/engine/install/ubuntu/ as it stood for years.
 DOCKER_FINGERPRINT = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
 # And that of NVIDIA's container toolkit, as many public repositories pin it.
@@ -182,6 +182,8 @@ def _gpg(host: Host, argv: list[str], given: str) -> Result:
 
 def _ip(host: Host, argv: list[str], given: str) -> Result:
     if "route" in argv and "get" in argv:
+        if failed := _phase(host, "starting", "RTNETLINK answers: Network is unreachable\n", 2):
+            return failed
         target = argv[-1]
         gateway = host.address.rpartition(".")[0] + ".1"
         found = [
@@ -379,6 +381,7 @@ _COMMANDS: dict[str, Callable[[Host, list[str], str], Result]] = {
     "modprobe": _modprobe,
     "nvidia-ctk": _nvidia_ctk,
     "nvidia-smi": _nvidia_smi,
+    "rm": _nothing,  # of bootcmd, which is not relocated: it would be this machine's file
     "shutdown": _nothing,  # and these two are never looked for on the machine that the simulator runs on
     "sysctl": _nothing,
     "systemctl": _systemctl,

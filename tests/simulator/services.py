@@ -112,7 +112,7 @@ class Supervisor:
             unit = units.load(name, self.root, self.packaged)
             if unit is None:
                 return Result(5, err=f"Failed to start {name}: Unit {name} not found.\n")
-            if self.off.is_set() or self.active(name) or not all(path.exists() for path in unit.conditions):
+            if self.off.is_set() or self.active(name) or any(path.exists() != there for path, there in unit.conditions):
                 return Result()  # a condition that does not hold skips the unit, and is no failure
             for directory in unit.directories:
                 directory.mkdir(parents=True, exist_ok=True)

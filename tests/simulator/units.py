@@ -21,7 +21,7 @@ class Unit:
     name: str
     exec_start: list[list[str]] = field(default_factory=list)
     exec_start_pre: list[list[str]] = field(default_factory=list)
-    conditions: list[Path] = field(default_factory=list)
+    conditions: list[tuple[Path, bool]] = field(default_factory=list)  # and whether it has to be there
     environment: dict[str, str] = field(default_factory=dict)
     directories: list[Path] = field(default_factory=list)
     type: str = "simple"
@@ -64,7 +64,7 @@ def _set(unit: Unit, section: str, key: str, value: str, root: Path) -> None:
         else:
             lists[key].append(shlex.split(value.lstrip("-")))
     elif key == "ConditionPathExists":
-        unit.conditions.append(Path(value))
+        unit.conditions.append((Path(value.removeprefix("!")), not value.startswith("!")))
     elif key == "Environment":
         for word in shlex.split(value):
             name, _, setting = word.partition("=")

@@ -99,7 +99,7 @@ def test_without_keep_failed_the_reaper_removes_a_failed_boot_that_nobody_waited
 def test_a_boot_that_fails_before_it_can_say_so_counts_as_failed_after_its_timeout(
     cloud: Simulator, here: Clerk
 ) -> None:
-    cloud.boot(fail="nginx")
+    cloud.boot(fail="starting")
     here.run("provision", EXOSCALE_BOOT_TIMEOUT="2").ended(
         1, "Not ready after", "last seen in phase starting", "cannot be reached", "was destroyed"
     )
@@ -110,7 +110,7 @@ def test_a_boot_that_fails_before_it_can_say_so_counts_as_failed_after_its_timeo
 def test_one_that_powers_itself_off_while_it_is_waited_for_is_told_and_not_replaced(
     cloud: Simulator, here: Clerk
 ) -> None:
-    cloud.boot(fail="nginx")
+    cloud.boot(fail="starting")
 
     def progress(phase: str, percent: float | None, elapsed_s: float) -> None:
         for seen in cloud.instances():

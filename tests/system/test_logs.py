@@ -13,7 +13,7 @@ from tests.simulator.driver import boot_report, status
 from tests.system.impostor import KEY, Impostor, http
 from tests.system.verbs import Clerk, User, changes, let_pass, plant
 
-PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+PHASES = ["starting", "docker", "nginx", "image", "container", "model", "warmup"]
 
 
 @pytest.fixture

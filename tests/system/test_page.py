@@ -15,7 +15,7 @@ from tests.system.functioning import TOKEN, Function, functioning
 from tests.system.serving import MODEL, serving, whole
 from tests.system.verbs import User, changes
 
-PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+PHASES = ["starting", "docker", "nginx", "image", "container", "model", "warmup"]
 LOGIN = {"username": "anybody", "password": TOKEN}
 
 

@@ -195,7 +195,7 @@ def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator) -> None:
         simulator.fault("create-instance", "explode")
     with pytest.raises(ValueError, match="unknown phase"):
         BootPlan(fail="teatime")
-    assert PHASES[0] == "nginx"
+    assert PHASES[0] == "starting"
 
 
 def test_a_new_instance_may_show_late_in_lists(simulator: Simulator) -> None:

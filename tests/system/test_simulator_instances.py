@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from functions.userdata import bare
 from tests.simulator import PHASES, Seen, Simulator
 from tests.simulator.driver import Answer, ask, boot_report, call, launch, ready, status
 
@@ -190,11 +191,10 @@ def test_the_agent_and_bootstrap_run_are_the_ones_in_the_user_data(simulator: Si
     seen = ready(simulator, launch(simulator))
     assert seen.root is not None
     here = Path(__file__).parents[2] / "cloudinit"
-    for name in ("agent.py", "bootstrap.py"):
+    for name in ("agent.py", "bootstrap.py", "commands.py", "door.py"):
         written = (seen.root / "opt/exollama" / name).read_text()
-        assert written.replace(str(seen.root), "").replace(f"{seen.ip}:11434", "127.0.0.1:11434") == (
-            (here / name).read_text()
-        )
+        there = written.replace(str(seen.root), "").replace(f"{seen.ip}:11434", "127.0.0.1:11434")
+        assert there == bare((here / name).read_text())
     [agent] = [pid for name, pid in seen.pids.items() if name == "exollama-agent.service"]
     assert str(seen.root / "opt/exollama/agent.py") in Path(f"/proc/{agent}/cmdline").read_text().split("\0")
     assert os.getpid() != agent

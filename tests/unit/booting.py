@@ -11,10 +11,11 @@ from typing import Any
 
 from tests.unit.machine import PYTHON, ROOT
 
-PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+PHASES = ["starting", "docker", "nginx", "image", "container", "model", "warmup"]
 IMAGE, MODEL, ADDRESS = "ollama/ollama:1.2.3", "tiny:1b", "192.0.2.7"
 PREFIXES = ("/etc/", "/run/exollama", "/var/log/exollama", "/var/lib/exollama")
 DOCKER_KEY = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+PRESENT = ("ca-certificates", "curl", "gpg")  # in every cloud's image
 KEY_LINES = (
     "pub:-:4096:1:8D81803C0EBFCD88::::::",
     f"fpr:::::::::{DOCKER_KEY}:",
@@ -103,19 +104,22 @@ class Machine:
         self.bin, self.state = root / "bin", root / "state"
         for folder in (self.bin, self.state, self.place("/etc/exollama")):
             folder.mkdir(parents=True)
+        for package in PRESENT:
+            (self.state / package).touch()
         policy = {"image": IMAGE, "model": MODEL, "upstream": self.upstream}
         self.place("/etc/exollama/policy.json").write_text(json.dumps(policy))
-        text = (ROOT / "cloudinit/bootstrap.py").read_text()
-        for prefix in PREFIXES:
-            text = text.replace(f'"{prefix}', f'"{root}{prefix}')
+        for name in ("bootstrap", "commands", "door"):
+            text = (ROOT / f"cloudinit/{name}.py").read_text()
+            for prefix in PREFIXES:
+                text = text.replace(f'"{prefix}', f'"{root}{prefix}')
+            (root / f"{name}.py").write_text(text)
         self.program = root / "bootstrap.py"
-        self.program.write_text(text)
         self.calls_log = root / "calls"
         self.boots: list[dict[str, Any]] = []
         for command in ("openssl", "sh", "touch", "cat", "sleep", "grep"):
             (self.bin / command).symlink_to(str(shutil.which(command)))
-        self.stub("curl", 'case "$*" in *169.254*) echo ' + ADDRESS + ' ;; *) touch "$9" ;; esac')
-        self.stub("systemctl", "exit 0")
+        self.stub("curl", 'case "$*" in *169.254*) echo ' + ADDRESS + ' ;; *) touch "${11}" ;; esac')
+        self.stub("systemctl", f'case "$*" in *start*nginx*) touch {self.place("/run/exollama")}/nginx.pid ;; esac')
         self.stub("dpkg-query", f'[ -e {self.state}/"$4" ] && printf installed || exit 1')
         self.stub("apt-get", f'[ "$1" = install ] || exit 0\nfor p; do touch {self.state}/"$p" 2>/dev/null; done')
         self.stub("dpkg", "echo amd64")

@@ -19,13 +19,18 @@ import pytest
 from tests.unit.machine import KEY, ROOT, A, B, Machine, until
 
 
-@pytest.mark.parametrize("name", ["agent.py", "bootstrap.py", "gpu.py"])
+@pytest.mark.parametrize("name", ["agent.py", "bootstrap.py", "commands.py", "door.py", "gpu.py"])
 def test_what_runs_on_the_instance_is_python_3_10(name: str) -> None:
     source = (ROOT / "cloudinit" / name).read_text()
     tree = ast.parse(source, feature_version=(3, 10))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names | {"bootstrap", "gpu"}
+    assert {module.partition(".")[0] for module in imported} <= sys.stdlib_module_names | {
+        "bootstrap",
+        "commands",
+        "door",
+        "gpu",
+    }
     assert not imported & {"tomllib", "datetime.UTC"}, "newer than 3.10"
 
 

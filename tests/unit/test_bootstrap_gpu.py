@@ -10,7 +10,7 @@ from tests.unit.booting import DOCKER_KEY, GOOD_KEYS, PHASES, PREFIXES, Machine
 from tests.unit.machine import ROOT
 
 NVIDIA_KEY = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
-WITH_GPU = [*PHASES[:2], "gpu", *PHASES[2:]]
+WITH_GPU = [*PHASES[:3], "gpu", *PHASES[3:]]
 
 
 class GpuMachine(Machine):
@@ -31,7 +31,9 @@ class GpuMachine(Machine):
         self.stub("nvidia-smi", 'echo "GPU 0: NVIDIA A30 (UUID: GPU-1)"')
         config = self.place("/etc/docker/daemon.json")
         config.parent.mkdir()
-        self.stub("nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config}')
+        self.stub(
+            "nvidia-ctk", f'echo \'{{"runtimes": {{"nvidia": {{}}}}, "debug": true}}\' > {config.parent}/daemon.new'
+        )
         self.ollama.answers["/api/ps"] = (200, {"models": [{"name": "tiny:1b", "size_vram": 5}]})
 
     def release(self, name: str, version: str) -> None:
@@ -78,6 +80,48 @@ def test_the_packages_are_those_of_the_family_for_the_running_kernel(tmp_path: P
         assert "--gpus all " in machine.calls("docker run")[0]
     finally:
         machine.close()
+
+
+def test_the_image_is_pulled_beside_the_driver_and_docker_restarted_only_then(machine: GpuMachine) -> None:
+    body = (machine.bin / "docker").read_text().partition("\n")[2].partition("\n")[2]
+    image, cut, driver, alone = (machine.state / name for name in ("image", "cut", "driver", "alone"))
+    wait = f"n=0; until [ -e {driver} ]; do sleep 0.05; n=$((n+1)); [ $n -lt 200 ] || {{ touch {alone}; break; }}; done"
+    machine.stub("docker", f'case "$1" in pull) {wait}; sleep 0.2 ;; esac\n{body}')
+    machine.stub("nvidia-smi", f'touch {driver}; echo "GPU 0: NVIDIA A30 (UUID: GPU-1)"')
+    nginx = f"*start*nginx*) touch {machine.place('/run/exollama')}/nginx.pid ;;"
+    machine.stub("systemctl", f'case "$*" in {nginx} "stop docker"*) [ -e {image} ] || touch {cut} ;; esac')
+    assert machine.boot() == 0
+    assert not alone.exists(), "the pull did not end before the driver was there"
+    assert not cut.exists(), "a restart of Docker would have cut its pull"
+    heads = [" ".join(call.split()[:3]) for call in machine.calls()]
+    stop, start = (
+        heads.index("systemctl stop docker.service"),
+        len(heads) - heads[::-1].index("systemctl start docker.service"),
+    )
+    assert (
+        heads.index("docker pull -q") < heads.index("nvidia-smi -L") < stop < start <= heads.index("docker run -d") + 1
+    )
+
+
+def test_killed_at_any_command_it_gets_there_once_it_is_run_again(machine: GpuMachine) -> None:
+    left = machine.state / "left"
+    for stub in machine.bin.iterdir():
+        if not stub.is_symlink() and stub.name != "dpkg-query":
+            count = f'read n < {left}; [ "$n" = 0 ] && kill -9 $PPID; echo $((n-1)) > {left}'
+            lines = stub.read_text().splitlines(keepends=True)
+            stub.write_text("".join([*lines[:2], f"{count}\n", *lines[2:]]))
+    ends = []
+    for commands in range(0, 60, 2):  # so many are run whole, and one is all but done when its caller dies
+        left.write_text(f"{commands}\n")
+        ends.append(machine.boot())
+        if ends[-1] == 0:
+            break
+    assert ends[-1] == 0
+    assert set(ends[:-1]) == {-9}, "no boot met what it could not go on from"
+    assert len(ends) > 5
+    left.write_text("-1\n")
+    assert machine.boot() == 0
+    assert machine.calls("apt-get", "docker pull", "docker run", "systemctl stop") == []
 
 
 def test_a_second_boot_looks_for_the_card_and_installs_and_restarts_nothing(machine: GpuMachine) -> None:

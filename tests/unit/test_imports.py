@@ -16,7 +16,10 @@ LAZY = {
     "client/use.py",
     "client/verbs.py",
 }  # may reach functions/, inside a function
-TOGETHER = {("cloudinit/bootstrap.py", "gpu"), ("cloudinit/gpu.py", "bootstrap")}  # they lie in one folder
+TOGETHER = {  # they lie in one folder
+    *(("cloudinit/bootstrap.py", name) for name in ("commands", "door", "gpu")),
+    *(("cloudinit/gpu.py", name) for name in ("bootstrap", "commands")),
+}
 CHEAP = {"__future__", "collections.abc"}  # beside argparse; each addition is a decision
 
 

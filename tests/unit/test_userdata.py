@@ -1,5 +1,6 @@
 """The rendered user-data: strict templates, checked values, secrets where they belong, cloud-init's opinion."""
 
+import ast
 import base64
 import gzip
 import json
@@ -26,6 +27,7 @@ from tests.live import guest
 from tests.simulator.userdata import LOADER
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = ("agent.py", "bootstrap.py", "commands.py", "door.py")
 KEY = "Planted-Key_0123456789abcdefABCDEF"
 VALUES: dict[str, Any] = {
     "name": "exollama",
@@ -86,12 +88,36 @@ def test_what_does_not_fit_is_refused_with_both_numbers(monkeypatch: pytest.Monk
 
 def test_the_files_arrive_whole_with_their_modes() -> None:
     found = files()
-    for name in ("agent.py", "bootstrap.py"):
-        assert found[f"/opt/exollama/{name}"]["content"] == (ROOT / "cloudinit" / name).read_text()
+    for name in PROGRAMS:
+        assert found[f"/opt/exollama/{name}"]["content"] == userdata.bare((ROOT / "cloudinit" / name).read_text())
     private = {path for path, entry in found.items() if entry["permissions"] == "0600"}
     assert private == {"/etc/exollama/key", "/etc/exollama/nginx.conf"}
     assert all(isinstance(entry["permissions"], str) for entry in found.values()), "YAML would read 0600 as a number"
     assert not any(path.startswith(("/run", "/var")) for path in found), "bootstrap makes those"
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, "gpu.py"])
+def test_a_program_is_sent_without_comments_and_docstrings_and_does_the_same(name: str) -> None:
+    source = (ROOT / "cloudinit" / name).read_text()
+    short = userdata.bare(source)
+    assert len(short) < len(source) * 0.95
+    assert undocumented(short) == undocumented(source)
+
+
+def undocumented(source: str) -> str:
+    """What a program does, as text; nothing of it stands in a string that is only there to be read."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body: Any = getattr(node, "body", None)
+        several = isinstance(body, list) and len(body) > 1
+        if several and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
+    return ast.dump(tree)
+
+
+def test_what_only_looks_like_a_comment_or_a_docstring_is_left() -> None:
+    text = 'A = """\n# one\n\n"""  # of two\n\n# gone\nclass B(Exception):\n    """C"""\n\n\nD = 1\n'
+    assert userdata.bare(text) == 'A = """\n# one\n\n"""  # of two\nclass B(Exception):\n    """C"""\nD = 1\n'
 
 
 @pytest.mark.parametrize("driver", ["", "580-server x", "server", "580-server-open\n"])
@@ -106,7 +132,7 @@ def test_a_machine_with_a_graphics_card_gets_what_its_boot_needs_and_no_other_do
     assert found["/opt/exollama/gpu.py"] == {
         "path": "/opt/exollama/gpu.py",
         "permissions": "0644",
-        "content": (ROOT / "cloudinit/gpu.py").read_text(),
+        "content": userdata.bare((ROOT / "cloudinit/gpu.py").read_text()),
     }
     assert json.loads(found["/etc/exollama/policy.json"]["content"])["gpu"] == "580-server-open"
     assert found.keys() - files().keys() == {"/opt/exollama/gpu.py"}
@@ -221,7 +247,7 @@ def test_a_value_is_put_in_as_it_is_and_not_read_again() -> None:
     assert userdata.fill("t", "<@@a@@|@@a@@|@@b@@>", {"a": r"\1 @@b@@", "b": "2"}) == r"<\1 @@b@@|\1 @@b@@|2>"
 
 
-@pytest.mark.parametrize("name", ["nginx.conf", "agent.py", "bootstrap.py", "user-data.yaml"])
+@pytest.mark.parametrize("name", ["nginx.conf", "user-data.yaml", *PROGRAMS])
 def test_each_template_is_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     folder = tmp_path / "cloudinit"
     shutil.copytree(ROOT / "cloudinit", folder)
@@ -271,11 +297,17 @@ print(render(**{ {k: v for k, v in VALUES.items() if k != "key"}!r}, key=Secret(
 def test_nothing_updates_or_restarts_anything_behind_our_back() -> None:
     config = yaml.safe_load(text())
     assert config["package_update"] is config["package_upgrade"] is False
-    (mask,) = config["bootcmd"]
+    mask, manuals = config["bootcmd"]
     assert mask[:2] == ["systemctl", "mask"]
     assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(mask)
     found = files()
-    assert 'APT::Periodic::Enable "0";' in found["/etc/apt/apt.conf.d/99exollama"]["content"]
+    assert manuals == ["rm", "-f", "/var/lib/man-db/auto-update"]
+    apt = found["/etc/apt/apt.conf.d/99exollama"]["content"].splitlines()
+    assert {
+        'APT::Periodic::Enable "0";',
+        'APT::Install-Recommends "0";',
+        'DPkg::Options:: "--force-unsafe-io";',
+    } <= set(apt)
     assert found["/etc/needrestart/conf.d/99-exollama.conf"]["content"] == "$nrconf{restart} = 'l';\n"
 
 
