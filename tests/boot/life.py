@@ -25,7 +25,7 @@ ENV = {
     "EXOSCALE_STOPPED_RETENTION": str(IDLE_S),
 }
 FETCH = "import urllib.request as r; print(r.urlopen('http://{}/latest/user-data', timeout=5).status)"
-PHASES = ["nginx", "docker", "image", "container", "model", "warmup"]
+PHASES = ["starting", "docker", "nginx", "image", "container", "model", "warmup"]
 
 
 @pytest.fixture(autouse=True)
