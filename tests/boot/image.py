@@ -28,7 +28,7 @@ DISK = "8G"
 PACKAGES = "cloud-init dbus linux-image-cloud-amd64 python3-minimal systemd systemd-sysv udev".split()
 PACKAGES += "ca-certificates curl gpg iproute2 iptables locales openssl sudo".split()
 PROGRAMS = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-PROGRAMS |= {"qemu-system-x86_64": "qemu-system-x86"}
+PROGRAMS |= {"qemu-system-x86_64": "qemu-system-x86", "unshare": "util-linux", "setpriv": "util-linux"}
 
 FILES = {
     "etc/apt/sources.list": f"deb {MIRROR} {SUITE} main\ndeb {MIRROR} {SUITE}-updates main\n"
@@ -154,7 +154,8 @@ def _found(program: str) -> bool:
 
 def _run(command: list[str]) -> str:
     env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
+    alone = ["unshare", "--mount", "--propagation", "private"]  # what is mounted meanwhile, as /proc, goes with it
+    done = subprocess.run([*alone, *command], env=env, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
