@@ -168,7 +168,7 @@ class Endpoint:
                 raise
             answer, body = self._small(method, path)
         if answer.status in (502, 504):
-            raise AgentDown(f"{self.url}: nginx is up, but the agent behind it is not (yet).")
+            raise AgentDown(f"{self.url}: the port answers, but the agent behind it does not (yet).")
         if answer.status == 409:
             raise FenceRefused(_words(body))
         if answer.status not in expected:

@@ -9,7 +9,7 @@ from typing import Final
 
 USUALLY: Final[Mapping[str, str]] = {
     "creating": "under a minute",
-    "starting": "a minute or two",
+    "starting": "under a minute",
     "nginx": "under a minute",
     "docker": "under two minutes",
     "gpu": "a few minutes",

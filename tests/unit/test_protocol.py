@@ -88,7 +88,7 @@ def test_nonsense_once_in_three_questions_is_no_silence(at: int) -> None:
     assert world.deeds() == []
 
 
-DOWN = AgentDown("nginx is up, but the agent behind it is not (yet).")
+DOWN = AgentDown("the port answers, but the agent behind it does not (yet).")
 
 
 @pytest.mark.parametrize("times", [ASKS, MOST_ASKS - 1])
@@ -111,7 +111,7 @@ def test_a_mere_look_does_not_wait_for_an_agent_that_is_down() -> None:
     world.fail("status", DOWN)
     status, trouble, silent = ask(world, world.connect(world.list_instances()[0], Secret(KEY)), tries=1)
     assert (status, silent) == (None, True)
-    assert "nginx is up" in trouble
+    assert "the port answers, but" in trouble
 
 
 def test_silence_of_limited_reach_is_reported_as_a_failure_and_kept() -> None:
