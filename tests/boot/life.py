@@ -190,7 +190,7 @@ def test_a_reaper_stops_it_once_it_is_idle_and_the_next_start_has_another_addres
     cloud.simulator.options.new_address_on_start = True
     before = machine.record.ip, certificate(cloud)
     until(lambda: reaped(cloud) == ["stopped"], "stopped", IDLE_S + 180)
-    until(lambda: not machine.runs(), "off", 180)
+    until(lambda: not machine.is_on(), "off", 180)
     assert "reboot: Power down" in machine.console
     cloud.run("client", "provision")
     assert cloud.machine() is machine, "the same one was started"
@@ -205,4 +205,4 @@ def test_a_reaper_removes_it_once_it_has_been_off_for_long_enough(cloud: Cloud) 
     until(lambda: reaped(cloud) == ["stopped"], "stopped", IDLE_S + 180)
     until(lambda: reaped(cloud) == ["destroyed"], "destroyed", 2 * IDLE_S)
     assert cloud.simulator.instances() == []
-    assert not cloud.machine().runs()
+    assert not cloud.machine().is_on()

@@ -98,7 +98,7 @@ class VirtualMachine:
         """As the reset button does it: nothing inside hears of it."""
         self._command("system_reset")
 
-    def runs(self) -> bool:
+    def is_on(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     @property

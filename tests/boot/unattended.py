@@ -3,17 +3,46 @@
 `nox -s boot` runs it; see the package's own words.
 """
 
+import base64
+import contextlib
+import hashlib
 import json
 import time
+from typing import Any
 
 import pytest
 
+from client.errors import ExollamaError
+from client.settings import Secret
 from tests.boot.cloud import Cloud
+from tests.live import guest
 
 pytestmark = pytest.mark.timeout(2400)
 
 IDLE_S = 60
 MARGIN_S = 900  # how much later than a reaper a machine acts by itself, as agent.py has it
+
+
+def test_the_live_runs_machine_tells_what_it_sees_and_switches_itself_off(cloud: Cloud) -> None:
+    off_s = 100
+    data = guest.user_data("5" * 32, Secret("a-key-for-the-boot-test-0123456789abcdef"), off_s)
+    id_ = cloud.simulator.plant(user_data=data, machine=True)
+    machine = cloud.machine()
+    address = str(machine.record.ip)
+    facts: dict[str, Any] = {}
+    began = time.monotonic()
+    while machine.is_on():
+        assert time.monotonic() - began < off_s + 200, "it still runs"
+        with contextlib.suppress(ExollamaError):
+            facts = facts or guest.facts(address)
+        time.sleep(2)
+    assert "reboot: Power down" in machine.console
+    assert facts["address"] == address
+    assert facts["cloud"] == "exoscale"
+    assert facts["vendor"].startswith("Exoscale")
+    assert facts["user_data"] == hashlib.sha256(base64.b64decode(data)).hexdigest()
+    assert cloud.simulator.instance(id_).state == "stopped"
+    cloud.simulator.remove(id_)
 
 
 def test_a_machine_that_nobody_uses_and_nobody_reaps_powers_itself_off(cloud: Cloud) -> None:
@@ -24,7 +53,7 @@ def test_a_machine_that_nobody_uses_and_nobody_reaps_powers_itself_off(cloud: Cl
     cloud.run("client", "provision")
     machine = cloud.machine()
     began = time.monotonic()
-    while machine.runs():
+    while machine.is_on():
         assert time.monotonic() - began < IDLE_S + MARGIN_S + 120, "it still runs"
         time.sleep(5)
     assert time.monotonic() - began > IDLE_S + MARGIN_S - 30
@@ -46,9 +75,9 @@ def test_a_machine_past_its_deadline_powers_itself_off_whatever_it_does(cloud: C
         time.sleep(5)  # under way
         machine.run("date", "-s", f"@{policy['deadline'] + policy['grace_s'] - 20}")
         time.sleep(10)
-        assert machine.runs(), "it went before its time"
+        assert machine.is_on(), "it went before its time"
         began = time.monotonic()
-        while machine.runs():
+        while machine.is_on():
             assert time.monotonic() - began < 120, "it still runs"
             time.sleep(1)
     assert "reboot: Power down" in machine.console
