@@ -20,7 +20,7 @@ FRESH = RUN / "apt-lists-are-fresh"
 RETRY_S = float(os.environ.get("EXOLLAMA_RETRY_S", "5"))
 ATTEMPTS = 4  # of whatever needs the network
 HOPELESS = re.compile(
-    "no space left|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)"
+    "[Nn]o space left|enough free space|not found|manifest unknown|denied|does not exist|Unable to (locate|correct)"
     "|no installation candidate|find any package by"  # apt's last word on a name with dots in it, as a kernel's has
 )
 
@@ -95,7 +95,8 @@ def update(options: str = "", attempts: int = ATTEMPTS) -> None:
     if not FRESH.exists():
         with contextlib.suppress(Failed):
             run("dpkg --configure -a", timeout_s=900)
-    run(f"apt-get update -q {options}", timeout_s=300, attempts=attempts)
+    # Else a list that could not be fetched is a warning, and its packages cannot be located.
+    run(f"apt-get update -q -o APT::Update::Error-Mode=any {options}", timeout_s=300, attempts=attempts)
     FRESH.touch()
 
 
@@ -103,9 +104,17 @@ def install(*packages: str) -> bool:
     """Install what is missing, after one update of apt's lists per boot; whether anything was missing."""
     missing = [package for package in packages if not installed(package)]
     if missing:
+        stale = None
         if not FRESH.exists():
-            update()
-        run("apt-get install -y -q --no-install-recommends", *missing, timeout_s=900, attempts=ATTEMPTS)
+            try:
+                update()
+            except Failed as error:
+                stale = error  # which matters only where that source is needed
+        try:
+            run("apt-get install -y -q --no-install-recommends", *missing, timeout_s=900, attempts=ATTEMPTS)
+        except Failed as error:
+            raise stale or error from None
+        FRESH.touch()
     return bool(missing)
 
 
@@ -135,7 +144,7 @@ def install_from(maker: str, key_url: str, fingerprint: str, line: str, *package
     only = f"-o Dir::Etc::sourcelist={source} -o Dir::Etc::sourceparts=- -o APT::Get::List-Cleanup=0"
     source.write_text(f"deb [arch={architecture} signed-by={keyring}] {line}\n")
     try:
-        update(f"-o APT::Update::Error-Mode=any {only if FRESH.exists() else ''}", attempts=2)
+        update(only if FRESH.exists() else "", attempts=2)
         install(*packages)
     except Failed:
         source.unlink()  # a source that does not answer would fail every later update as well

@@ -147,7 +147,6 @@ def test_without_an_address_the_boot_fails(machine: Machine, route: str) -> None
 FAILURES = [
     ("starting", "openssl", "*req*", "unable to write"),
     ("starting", "systemctl", "*exollama-agent*", "unit not loaded"),
-    ("docker", "apt-get", "*update*", "Temporary failure resolving"),
     ("nginx", "apt-get", "*install*nginx*", "Unable to fetch some archives"),
     ("nginx", "systemctl", "*nginx*", "Job for nginx.service failed"),
     ("docker", "apt-get", "*install*docker*", "Unable to correct problems"),
@@ -190,6 +189,35 @@ def test_what_needs_the_network_is_tried_again(machine: Machine) -> None:
     assert len(machine.calls("apt-get update")) >= 4
     assert len(machine.calls("docker pull")) == 4
     assert [path for path, _ in machine.ollama.asked].count("/api/pull") == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "E: You don't have enough free space in /var/cache/apt/archives/.",
+        "dpkg: error: failed to write status database record: No space left on device",
+        "E: Unable to locate package docker.io",
+    ],
+)
+def test_what_apt_cannot_get_better_at_is_not_tried_again(machine: Machine, words: str) -> None:
+    machine.fail("apt-get", "*install*docker.io*", words)
+    machine.fail("curl", "*download.docker.com*", "cannot be reached")
+    assert machine.boot() == 1
+    assert len([call for call in machine.calls("apt-get install") if "docker.io" in call]) == 1
+    assert words[:40] in machine.report()["error"]["message"]
+
+
+def test_a_source_that_is_not_needed_may_be_broken(machine: Machine) -> None:
+    machine.fail("apt-get", "*update*", "E: The repository of somebody else does not have a Release file.")
+    assert machine.boot() == 0
+    assert all("APT::Update::Error-Mode=any" in call for call in machine.calls("apt-get update"))
+
+
+def test_where_lists_cannot_be_fetched_that_is_why_a_package_cannot_be_located(machine: Machine) -> None:
+    machine.fail("apt-get", "*update*", "E: Could not resolve 'deb.debian.org'")
+    machine.fail("apt-get", "*install*", "E: Unable to locate package docker.io")
+    assert machine.boot() == 1
+    assert "Could not resolve 'deb.debian.org'" in machine.report()["error"]["message"]
 
 
 def test_what_cannot_get_better_is_not_tried_again(machine: Machine) -> None:
@@ -244,7 +272,7 @@ def test_lists_that_are_fresh_are_not_updated_again_for_dockers_source(machine: 
     (machine.state / "gpg").unlink()
     assert machine.boot() == 0
     configure, whole, tools, dockers, *_ = machine.calls("dpkg --configure", "apt-get")
-    assert (configure, whole) == ("dpkg --configure -a", "apt-get update -q")
+    assert (configure, whole) == ("dpkg --configure -a", "apt-get update -q -o APT::Update::Error-Mode=any")
     assert tools.endswith(" gpg")
     assert "Dir::Etc::sourceparts=-" in dockers
 
