@@ -18,15 +18,16 @@ from client.settings import Secret
 from client.transport import Disconnected, Request, http_client_send
 from functions.userdata import fill
 
-# systemd-run in bootcmd: at every boot, so after :start as well, and before anything that could fail. --no-block, since
-# what it starts waits for the very stage of the boot in which bootcmd runs. runcmd's shutdown is a second net.
+# In bootcmd: at every boot, so after :start as well, and before anything that could fail. A process of its own, since a
+# timer of systemd-run waits, --no-block or not, for the very stage of the boot in which bootcmd runs (systemd 252, seen
+# by `nox -s boot`). runcmd's shutdown is a second net.
 _CONFIG: Final = """\
 #cloud-config
 # exollama {"v":1,"request":"@@request@@","key":"@@key@@"}
 package_update: false
 package_upgrade: false
 bootcmd:
-- [systemd-run, --no-block, "--on-active=@@off_s@@", systemctl, poweroff]
+- "setsid sh -c 'sleep @@off_s@@; systemctl poweroff' </dev/null >/dev/null 2>&1 &"
 write_files:
 - path: /opt/exollama-live/look.py
   permissions: "0644"
