@@ -6,6 +6,7 @@ nginx, YAML or JSON. Neighbours: `client.model.read_header` reads the second lin
 
 import ast
 import base64
+import functools
 import gzip
 import importlib.resources
 import io
@@ -116,10 +117,11 @@ def fill(template: str, text: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER_RE.sub(lambda found: values[found[1]], text)
 
 
+@functools.cache
 def bare(source: str) -> str:
     """A program without comments, docstrings and blank lines: a fifth of the user-data, of no use on the instance."""
-    lines, blank, busy = list(io.StringIO(source)), set(), set()
-    for token in tokenize.generate_tokens(iter([*lines, ""]).__next__):
+    lines, blank, busy = list(io.StringIO(source)), set[int](), set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NL:
             blank.add(token.start[0])
         elif token.type != tokenize.COMMENT:
@@ -131,10 +133,8 @@ def bare(source: str) -> str:
         if len(node.body) > 1 and ast.get_docstring(node) is not None:
             first = node.body[0]
             last = first.end_lineno or 0
-            beside = (
-                lines[first.lineno - 1][: first.col_offset] + lines[last - 1][first.end_col_offset :].partition("#")[0]
-            )
-            if not beside.strip():
+            before, behind = lines[first.lineno - 1][: first.col_offset], lines[last - 1][first.end_col_offset :]
+            if not (before + behind.partition("#")[0]).strip():  # alone on its lines
                 blank.update(range(first.lineno, last + 1))
     return "".join(line for number, line in enumerate(lines, 1) if number not in blank)
 

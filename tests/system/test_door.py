@@ -72,7 +72,7 @@ def test_the_port_is_handed_over_within_a_second_and_after_a_reboot_it_is_nginxs
     seen = cloud.instance(seen.id)
     nginx = seen.pids["nginx.service"]
     assert ask(seen, "GET", "/.exollama/proof", key="").headers["Server"] == "nginx"
-    assert ask(seen, "POST", "/api/generate", {}).headers["X-Exollama"] == "draining", "what the door let in binds nginx"
+    assert ask(seen, "POST", "/api/generate", {}).headers["X-Exollama"] == "draining", "put up through the door"
     assert ask(seen, "DELETE", fence).status == 204
     [start] = [words for words in seen.commands if words[0] == "systemctl" and words[-1] == "nginx.service"]
     assert start[1] == "restart"
