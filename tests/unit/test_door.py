@@ -287,6 +287,15 @@ def test_once_it_is_closed_the_port_is_free_at_once_whoever_was_connected(doorwa
     assert doorway.said(request("/.exollama/proof")).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_mark_that_a_killed_boot_left_is_gone_once_the_next_one_hands_the_port_over(tmp_path: Path) -> None:
+    doorway = Doorway(tmp_path)
+    mark = doorway.agent.run / "door"
+    mark.touch()
+    doorway.tell("close")
+    assert not mark.exists()
+    assert doorway.close() == ""
+
+
 def test_one_whose_thread_has_ended_is_closed_like_any_other(doorway: Doorway) -> None:
     before = doorway.tell("files")
     doorway.tell("end")
