@@ -255,7 +255,7 @@ def _phases(boot: Mapping[str, Any]) -> list[tuple[str, float]]:
         for one in (given if isinstance(given, list) else ())
         if isinstance(one, dict)
     ]
-    if boot["phase"] not in (*OVER, "starting"):
+    if boot["phase"] not in OVER:
         so_far_s = (number(boot.get("elapsed_s")) or 0.0) - sum(seconds for _, seconds in phases)
         phases.append((boot["phase"][:13], max(0.0, so_far_s)))
     return phases

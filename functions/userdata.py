@@ -6,6 +6,7 @@ nginx, YAML or JSON. Neighbours: `client.model.read_header` reads the second lin
 
 import ast
 import base64
+import functools
 import gzip
 import importlib.resources
 import io
@@ -116,20 +117,26 @@ def fill(template: str, text: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER_RE.sub(lambda found: values[found[1]], text)
 
 
+@functools.cache
 def bare(source: str) -> str:
     """A program without comments, docstrings and blank lines: a fifth of the user-data, of no use on the instance."""
-    lines = io.StringIO(source)
-    blank = {
-        token.start[0]
-        for token in tokenize.generate_tokens(lines.readline)
-        if token.type == tokenize.NL and token.line.strip().partition("#")[0] == ""
-    }
+    lines, blank, busy = list(io.StringIO(source)), set[int](), set[int]()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NL:
+            blank.add(token.start[0])
+        elif token.type != tokenize.COMMENT:
+            busy.update(range(token.start[0], token.end[0] + 1))
+    blank -= busy
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if len(node.body) > 1 and ast.get_docstring(node) is not None:
-            blank.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    return "".join(line for number, line in enumerate(source.splitlines(keepends=True), 1) if number not in blank)
+            first = node.body[0]
+            last = first.end_lineno or 0
+            before, behind = lines[first.lineno - 1][: first.col_offset], lines[last - 1][first.end_col_offset :]
+            if not (before + behind.partition("#")[0]).strip():  # alone on its lines
+                blank.update(range(first.lineno, last + 1))
+    return "".join(line for number, line in enumerate(lines, 1) if number not in blank)
 
 
 def _program(folder: Traversable, name: str) -> str:

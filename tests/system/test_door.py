@@ -60,6 +60,8 @@ def test_the_port_is_handed_over_within_a_second_and_after_a_reboot_it_is_nginxs
     seen = launch(cloud)
     cloud.wait(lambda: answers(seen), "the door")
     assert "Server" not in ask(seen, "GET", "/.exollama/proof", key="").headers
+    fence = f"/.exollama/fence/{'a' * 32}"
+    assert ask(seen, "PUT", fence).status == 201
     refused_s, latest, over = 0.0, time.monotonic(), False
     while not over:
         over = boot_report(seen).get("phase") == "ready"
@@ -70,6 +72,8 @@ def test_the_port_is_handed_over_within_a_second_and_after_a_reboot_it_is_nginxs
     seen = cloud.instance(seen.id)
     nginx = seen.pids["nginx.service"]
     assert ask(seen, "GET", "/.exollama/proof", key="").headers["Server"] == "nginx"
+    assert ask(seen, "POST", "/api/generate", {}).headers["X-Exollama"] == "draining", "put up through the door"
+    assert ask(seen, "DELETE", fence).status == 204
     [start] = [words for words in seen.commands if words[0] == "systemctl" and words[-1] == "nginx.service"]
     assert start[1] == "restart"
     assert seen.root

@@ -156,6 +156,17 @@ def test_the_key_opens_as_nginx_has_it_and_without_it_there_is_one_answer_a_conn
             )
 
 
+def test_a_key_that_is_empty_as_on_a_full_disk_lets_nobody_in(tmp_path: Path) -> None:
+    doorway = Doorway(tmp_path)
+    doorway.agent.place("/etc/exollama/key").write_text("")
+    doorway.tell("open")
+    try:
+        for lines in ([], ["X-Ollama-Key:"], ["Authorization: Bearer "]):
+            assert doorway.said(request("/.exollama/status", *lines)).startswith(b"HTTP/1.1 401 "), lines
+    finally:
+        assert doorway.close() == ""
+
+
 def test_the_proof_needs_no_key_and_comes_three_times_a_connection(doorway: Doorway) -> None:
     said = doorway.said(*[request("/.exollama/proof")] * 5)
     bodies = [json.loads(one.partition(b"\r\n\r\n")[2]) for one in said.split(b"HTTP/1.1 200 OK\r\n")[1:]]
@@ -274,6 +285,23 @@ def test_once_it_is_closed_the_port_is_free_at_once_whoever_was_connected(doorwa
     doorway.tell("close")
     doorway.tell("open")
     assert doorway.said(request("/.exollama/proof")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_mark_that_a_killed_boot_left_is_gone_once_the_next_one_hands_the_port_over(tmp_path: Path) -> None:
+    doorway = Doorway(tmp_path)
+    mark = doorway.agent.run / "door"
+    mark.touch()
+    doorway.tell("close")
+    assert not mark.exists()
+    assert doorway.close() == ""
+
+
+def test_one_whose_thread_has_ended_is_closed_like_any_other(doorway: Doorway) -> None:
+    before = doorway.tell("files")
+    doorway.tell("end")
+    until(lambda: doorway.tell("files") < before - 4, "the end of its thread")
+    doorway.tell("close")
+    assert not (doorway.agent.run / "door").exists()
 
 
 def test_where_another_listens_already_it_says_so_and_leaves_no_mark(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def test_each_phase_of_the_boot_has_its_seconds_and_a_bar_the_present_one_among_
     ]
 
 
+def test_a_boot_that_has_only_begun_shows_its_first_phase_as_it_will_show_it_later() -> None:
+    shown = text(described(booting(phase="starting", elapsed_s=4.04, phases=[])))
+    assert "  boot          starting, for 4 s\n    starting           4.0 s  ====" in shown
+
+
 def test_the_error_of_a_boot_is_shown_with_its_phase() -> None:
     said = status(failed="docker")
     assert "  boot          failed, after 1 s\n  error         docker: it broke\n" in text(described(said))
