@@ -55,6 +55,13 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def tell(text: str) -> None:
+    """In boot.log, and on the machine's console, for whoever looks at it in Exoscale's portal."""
+    note(f"== {text}")
+    with contextlib.suppress(OSError):
+        print(f"exollama: {text}", flush=True)
+
+
 class Report:
     """boot.json: where the boot stands, written whole at every change."""
 
@@ -63,14 +70,14 @@ class Report:
         self.started = self.phase_started = self.written = boottime()
         self.done: list[tuple[str, float]] = []
         self.percent: float | None = None
-        note("== starting")
+        tell("starting")
         self.write()
 
     def enter(self, phase: str) -> None:
         now = boottime()
         self.done.append((self.phase, round(now - self.phase_started, 2)))
         self.phase, self.phase_started, self.percent = phase, now, None
-        note(f"== {phase}")
+        tell(phase)
         self.write()
 
     def progress(self, percent: float) -> None:
@@ -81,7 +88,7 @@ class Report:
 
     def fail(self, message: str) -> None:
         """phase_started is when it failed from here on."""
-        note(f"== failed in {self.phase}: {message}")
+        tell(f"failed in {self.phase}: {message}")
         self.done.append((self.phase, round(boottime() - self.phase_started, 2)))
         self.phase_started = boottime()
         self.write({"phase": self.phase, "message": message})

@@ -42,6 +42,7 @@ def test_a_boot_that_fails_says_in_which_phase_and_why(
         error = json.loads(machine.run("cat /run/exollama/boot.json"))["error"]
         assert re.fullmatch(phase, error["phase"])
         assert re.search(words, error["message"])
+        assert f"exollama: failed in {error['phase']}: {error['message'][:40]}" in machine.console
         print(f"\n-- {request.node.name}: {error}\n-- its console ended so:\n{machine.console[-1500:]}")
     finally:
         cloud.run("client", "stop", "--force", code=None)

@@ -75,6 +75,7 @@ def test_the_user_data_boots_through_every_phase_until_a_model_answers(cloud: Cl
     assert json.loads(done.stdout)["phase"] == "ready", done.stdout
     machine = cloud.machine()
     assert [name for name, _ in inside(cloud)["done"]] == PHASES
+    assert "exollama: ready" in machine.console
     assert "DataSourceExoscale" in machine.run("cloud-init", "status", "--long")
     assert "status: done" in machine.run("cloud-init", "status", "--long")
     assert machine.run("systemctl", "is-system-running", check=False).strip() == "running"
