@@ -27,10 +27,7 @@ def tags(exchange: Exchange) -> None:
 
 def running(exchange: Exchange) -> None:
     names = exchange.models.names()
-    # What really runs, runs on the processor.
-    on_card = (
-        "NVIDIA_VISIBLE_DEVICES" in os.environ and not exchange.controls.about
-    )  # as a container has it that was given graphics cards
+    on_card = "NVIDIA_VISIBLE_DEVICES" in os.environ  # as a container has it that was given graphics cards
     more = {"expires_at": now(), "size_vram": SIZE if on_card else 0, "context_length": 4096}
     loaded = [name for name in names if name in exchange.models.loaded]
     exchange.json(200, {"models": [{**entry(name, names[name], exchange.controls.about), **more} for name in loaded]})
