@@ -29,7 +29,7 @@ MAX_SECONDS: Final = 10 * 366 * 86400
 
 _TIME = re.compile(r"t(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 _SECONDS = re.compile(r"s(\d{1,10})", re.ASCII)
-_VERSION = re.compile(r"v\d{1,9}", re.ASCII)
+_VERSION = re.compile(r"v\d{1,127}", re.ASCII | re.IGNORECASE)  # `V1` is a slip of a hand, and has to be told of
 _NONCE = re.compile(r"r([0-9a-f]{32})")
 _TEXT = re.compile(r"n((?:[A-Za-z0-9_-]|![0-9A-F]{2})*)")
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,7 +69,11 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ,
     try:
         settings, cost = _settled(args, env)
         roles = _roles(env)
-    except ExollamaError as error:
+        if not args.output:
+            findings.load()
+        elif not args.output.absolute().parent.is_dir():
+            raise ExollamaError(f"--output is {args.output}, and there is no such folder. Nothing was made.")
+    except (ExollamaError, ValueError) as error:  # before it costs: what was found could not be written
         _say(f"{error}")
         return 2
     limit_s = limit_s or _limit_s(args)
@@ -78,10 +83,10 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ,
     private += [value for key, secret in roles.values() for value in (key, secret.reveal())]
     made: list[Finding] = []
     with Ending(_say) as ending:
-        code, left = 0, ["what was made is not known"]
+        code, left, earlier = 0, ["what was made is not known"], list[str]()
         try:
             ending.arm(limit_s, by_signals=True)
-            _remove_earlier(account, at_once=args.clean)
+            earlier = _remove_earlier(account, at_once=args.clean)
             if not args.clean:
                 _say(f"Looking at {settings.zone} as {account.name}, for {cost:.2f} at the very most.")
                 code = _check_all(run, made, private)
@@ -90,11 +95,12 @@ def main(argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ,
             _say(f"It ends here: {end}.")
             code = end.code
         except Exception as error:  # noqa: BLE001 - whatever it is, what was made is removed, and what is left told
+            ending.disarm()
             _say(findings.scrubbed(f"{type(error).__name__}: {error}", private))
             code = 1
         finally:
             ending.disarm()
-            left = _tidied(account, ending)
+            left = earlier + _tidied(account, ending)
     for one in left:
         _say(f"LEFT BEHIND: {one}. Run this with --clean, or delete it in the portal; it costs.")
     if not args.clean:
@@ -159,15 +165,22 @@ def _roles(env: Mapping[str, str]) -> dict[str, tuple[str, Secret]]:
     return given
 
 
-def _remove_earlier(account: Account, *, at_once: bool) -> None:
-    now = account.cloud.now()
-    for name, until in account.earlier().items():
+def _remove_earlier(account: Account, *, at_once: bool) -> list[str]:
+    """Remove what is left of runs that are over; what still is, in words."""
+    still: list[str] = []
+    earlier = account.earlier()
+    now = (
+        account.cloud.now()
+    )  # the API's, now that it has answered: by a clock that is wrong another's run would be over
+    for name, until in earlier.items():
         if at_once or now >= until:
             left = account.remove(name)
-            _say(f"Of an earlier run, {name}: {'; '.join(left) + ' is LEFT' if left else 'removed'}.")
+            still += left
+            _say(f"Of an earlier run, {name}: {'not all of it was removed' if left else 'removed'}.")
         else:
             soon = timedelta(seconds=round((until - now).total_seconds()))
             _say(f"{name} may be a run of somebody else's, for another {soon}; it is left alone. --clean removes it.")
+    return still
 
 
 def _check_all(run: checks.Run, made: list[Finding], private: list[str]) -> int:
@@ -211,7 +224,11 @@ def _write(made: Sequence[Finding], output: Path | None, settings: Settings, *, 
         path.write_text(text, encoding="utf-8")
         count = sum(one.verdict == AS_ASSUMED for one in made)
         different = [one.id for one in made if one.verdict == DIFFERENT]
-        _say(f"{count} of {len(made)} as assumed; different: {', '.join(different) or 'none'}. Written to {path.name}.")
+        unseen = len(made) - count - len(different)
+        _say(
+            f"{count} of {len(made)} as assumed; different: {', '.join(different) or 'none'}; could not be seen: "
+            f"{unseen}. Written to {path.name}."
+        )
         if not output:
             part = readme.PARTS["unproven"][0]
             part.write_text(readme.generated("unproven")[1], encoding="utf-8")
@@ -221,7 +238,8 @@ def _write(made: Sequence[Finding], output: Path | None, settings: Settings, *, 
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # a terminal that was closed keeps nothing from being removed and written
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

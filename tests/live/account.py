@@ -19,7 +19,7 @@ from typing import Final
 
 from client import labels, prices
 from client.endpoint import PORT
-from client.errors import ApiError, Conflict, ExollamaError, NotFound, Unanswered
+from client.errors import ApiError, Denied, ExollamaError, NotFound, Unanswered
 from client.model import Instance, type_name
 from client.settings import Secret, Settings
 from client.transport import Request, Response, Send
@@ -105,7 +105,9 @@ class Account:
         self.began = False
         """Whether anything was asked for that may have to be removed."""
         self._lifetime = timedelta(seconds=lifetime_s)
-        self._asked = 0
+        self.asked = 0
+        """Instances that were asked for, and may be there whether or not they are in `made`."""
+        self._tried = set[str]()
 
     # -- making
 
@@ -142,13 +144,13 @@ class Account:
             "public-ip-assignment": "inet4",
             "user-data": user_data,
         }
-        self._asked += 1
+        self.asked += 1
         operation: Operation = {}
         try:
             operation = self.cloud.create_instance(Secret(json.dumps(body)))
         except ApiError as error:
             if not (isinstance(error, Unanswered) or error.status >= 500 or error.status == 200):
-                self._asked -= 1  # certainly not made
+                self.asked -= 1  # certainly not made
                 raise
         known = (operation.get("reference") or {}).get("id") or self._by_request(request)
         self.made[known] = Made(hourly=_hourly(type_name(kind), DISK_GIB), began=time.monotonic())
@@ -209,31 +211,38 @@ class Account:
         return found
 
     def remove(self, name: str) -> list[str]:
-        """End every instance of one run and its group; what is left, in words. Bounded, and raises no ExollamaError."""
+        """End every instance of one run and its group; what is left, in words. Bounded, and raises no Exception."""
         mine = name == self.name
         if mine and not self.began:
             return []
-        looks = _LOOKS if mine and self._asked > len(self.made) else 1  # a list may lag behind a lost answer
-        left = self._until_none(lambda: self._instances(name), self._delete, looks, "instance")
-        return left or self._until_none(lambda: self.groups(name), self._delete_group, 1, f"security group {name}")
+        known = [one for one, made in self.made.items() if made.ended is None] if mine else []
+        looks = _LOOKS if mine and self.asked > len(self.made) else 1  # a list may lag behind a lost answer
+        left = self._until_none(lambda: self._instances(name), self._delete, looks, "instance", known)
+        if mine and not left and self.asked > len(self.made):
+            self.note("The answer of a create call was lost, and nothing of it is listed. Look later with --clean.")
+        return left or self._until_none(lambda: self.groups(name), self._delete_group, 1, f"security group {name}", [])
 
     def _until_none(
-        self, look: Callable[[], list[str]], end: Callable[[str], None], looks: int, what: str
+        self, look: Callable[[], list[str]], end: Callable[[str], None], looks: int, what: str, there: list[str]
     ) -> list[str]:
-        there, trouble, empty = list[str](), " that may be there", 0
+        """Look and end until nothing is there; where a look fails, what is `there` is ended all the same."""
+        trouble, empty, denied = " that may be there", 0, False
         for _ in range(_ROUNDS):
             try:
                 there = look()
                 empty = 0 if there else empty + 1
                 if empty >= looks:
                     return []
-            except ExollamaError as error:
-                trouble = f" ({error})"
+            except Exception as error:  # noqa: BLE001 - an answer that nobody thought of must not end the cleaning up
+                trouble = f" ({error if isinstance(error, ExollamaError) else repr(error)})"
             for one in there:
                 try:
                     end(one)
-                except ExollamaError as error:
-                    trouble = f" ({error})"
+                except Exception as error:  # noqa: BLE001 - the same
+                    trouble = f" ({error if isinstance(error, ExollamaError) else repr(error)})"
+                    denied = denied or isinstance(error, Denied)
+            if denied:
+                break  # by the key's role, which no patience changes
             self.cloud.sleep(_PAUSE_S)
         return [f"{what} {one}{trouble}" for one in there] or [f"{what}{trouble}"]
 
@@ -256,7 +265,9 @@ class Account:
 
     def account_for(self, seen: Instance) -> None:
         """One that a verb made, or whose answer was lost."""
-        types = self.cloud.type_names()
+        types: dict[str, str] = {}
+        with suppress(ExollamaError):  # an unknown price is no reason to leave it running
+            types = self.cloud.type_names()
         age_s = (self.cloud.now() - seen.created).total_seconds() if seen.created else 0.0
         hourly = prices.hourly_cost(types.get(seen.type_id or "", ""), seen.disk_gib or DISK_GIB) or 0.0
         self.made[seen.id] = Made(hourly=hourly, began=time.monotonic() - age_s)
@@ -268,14 +279,14 @@ class Account:
             return "destroyed"
 
     def _delete(self, instance_id: str) -> None:
-        try:
-            if self._state(instance_id) != "destroying":
-                self.cloud.delete_instance(instance_id)
-        except NotFound:
-            pass
-        except Conflict:
-            self.protect(instance_id, "remove")
-            raise  # it is told, should the next round fare no better
+        with suppress(NotFound):
+            if self._state(instance_id) == "destroying":
+                return
+            if instance_id in self._tried:  # a protected one is refused, or its operation fails: which, nobody knows
+                with suppress(ExollamaError):
+                    self.protect(instance_id, "remove")
+            self._tried.add(instance_id)
+            self.cloud.delete_instance(instance_id)
 
     def _delete_group(self, group: str) -> None:
         operation = self.cloud.call("DELETE", f"/security-group/{group}", operation="delete-security-group")

@@ -220,12 +220,9 @@ def names_twice(run: Run) -> Iterator[Finding]:
 
 @answers("metadata", "image", "repositories", "one-port")
 def surroundings(run: Run) -> Iterator[Finding]:
-    address = run.get("first").address or ""
-    try:
-        socket.create_connection((address, 22), 5.0).close()
-        yield found("one-port", False, "port 22 can be reached, and no rule opens it")
-    except OSError as error:
-        yield found("one-port", True, f"port 22, which no rule opens: {type(error).__name__}")
+    address = run.get("first").address
+    if address is None:
+        raise ExollamaError("it has no address")
     told = None
     for _ in range(LOOKS):  # cloud-init is not through when the API says `running`
         with suppress(ExollamaError):
@@ -233,6 +230,11 @@ def surroundings(run: Run) -> Iterator[Finding]:
             break
         run.cloud.sleep(5.0)
     told = told or guest.facts(address)
+    try:  # only now: it listens on both ports, and the one that a rule opens was reached from here
+        socket.create_connection((address, guest.CLOSED), 5.0).close()
+        yield found("one-port", False, f"port {guest.CLOSED} can be reached, and no rule opens it")
+    except OSError as error:
+        yield found("one-port", True, f"port {guest.CLOSED}, which no rule opens: {type(error).__name__}")
     sent = base64.b64decode(run.account.sent[run.id("first")][0])
     same = told.get("user_data") == hashlib.sha256(sent).hexdigest()
     right = told.get("address") == address
@@ -293,7 +295,11 @@ def roles(run: Run) -> Iterator[Finding]:
             continue
         key, secret = run.roles[role]
         settings = run.account.settings._replace(api_key=key, api_secret=secret)
-        denied = _denied(Cloud(settings, settings.zone, run.account.traffic), run)
+        try:
+            denied = _denied(Cloud(settings, settings.zone, run.account.traffic), run)
+        except ExollamaError as error:
+            yield unseen(f"iam-{role}", first_line(error))
+            continue
         should_be = {name: role not in permissions.NEEDED_BY.get(name, ()) for name in denied}
         odd = [
             f"{name} is {'denied' if denied[name] else 'allowed'}" for name in denied if denied[name] != should_be[name]
@@ -317,7 +323,15 @@ def _denied(cloud: Cloud, run: Run) -> dict[str, bool]:
         "update-instance": lambda: cloud.call("PUT", f"/instance/{id_}", body={"labels": tags}),
         "rename": lambda: cloud.call("PUT", f"/instance/{id_}", body=rename),
     }
-    return {name: tried(deed)[0] == "denied" for name, deed in deeds.items()}
+    ends = {name: tried(deed) for name, deed in deeds.items()}
+    for name, (kind, words) in ends.items():
+        if kind not in (
+            "done",
+            "denied",
+            "conflict",
+        ):  # neither allowed nor denied: a wrong secret, an API that is down
+            raise ExollamaError(f"{name}: {words}")
+    return {name: kind == "denied" for name, (kind, _) in ends.items()}
 
 
 @answers("delete", "gone")
@@ -341,7 +355,8 @@ def boot(run: Run) -> Iterator[Finding]:
         raise ExollamaError("not asked for (--boot)")
     settings, made = boot_settings(run.account.settings), None
     run.account.began = True
-    for _ in range(BOOT_LIMIT_S):
+    run.account.asked += 1
+    for _ in range(BOOT_LIMIT_S // 32):
         try:  # with patience nothing but its own is looked at; without, what is overdue in the zone would be reaped
             made = provision.run(settings, patience_s=30.0, note=run.account.note, send=run.account.traffic)
             break
@@ -382,9 +397,12 @@ def boot_settings(settings: Settings) -> Settings:
 def traffic(run: Run) -> Iterator[Finding]:
     heard = run.account.traffic
     made = len(run.account.made)
-    yield found(
-        "signing", made > 0, f"{heard.calls} requests; {made} instance(s) made with GET, POST, PUT, :start, DELETE"
-    )
+    if made:
+        yield found(
+            "signing", True, f"{heard.calls} requests; {made} instance(s) made with GET, POST, PUT, :start, DELETE"
+        )
+    else:
+        yield unseen("signing", f"{heard.calls} requests, and no instance was made")
     shapes = "; ".join(f"{state}: {' or '.join(sorted(keys))}" for state, keys in sorted(heard.operations.items()))
     known = set(heard.operations) <= {"pending", "success", "failure", "timeout"}
     yield found("operations", known, shapes)

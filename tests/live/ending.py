@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -62,4 +63,5 @@ class Ending:
         if number in self._raising:
             self._raising = frozenset()  # before it is raised: what follows must not be interrupted
             raise Ended(why, code)
-        self._note(f"({why}; what was made is being removed all the same)")
+        with suppress(RuntimeError):  # in the middle of another print, which may not be begun again
+            self._note(f"({why}; what was made is being removed all the same)")

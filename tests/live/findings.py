@@ -1,6 +1,6 @@
 """What a run found: one finding for each question of unproven.toml, free of what belongs to one account alone.
 
-Neighbours: checks.py makes them, unproven.py shows them. Imports nothing of the project.
+Neighbours: checks.py makes them, unproven.py shows them. Imports client only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from client.model import printable
 
 FILE: Final = Path(__file__).resolve().parents[2] / "docs/live-findings.json"
 """What docs/unproven.md shows. Only what was found at Exoscale itself may stand in it."""
@@ -41,10 +43,10 @@ def unseen(id_: str, why: str) -> Finding:
 
 
 def scrubbed(text: str, private: Iterable[str]) -> str:
-    """A text without ids, addresses, and what is private: it may be published."""
+    """A text without ids, addresses, and what is private, on one line of some length: it may be published."""
     for value in private:
         text = text.replace(value, "***")
-    return _ADDRESSES.sub("<address>", _IDS.sub("<id>", text))
+    return printable(_ADDRESSES.sub("<address>", _IDS.sub("<id>", text)))[:1000]
 
 
 def is_exoscales(endpoint: str) -> bool:

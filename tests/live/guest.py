@@ -18,6 +18,8 @@ from client.settings import Secret
 from client.transport import Disconnected, Request, http_client_send
 from functions.userdata import fill
 
+CLOSED: Final = PORT + 1
+"""Where it listens as well, and no rule opens."""
 # In bootcmd: at every boot, so after :start as well, and before anything that could fail. A process of its own, since a
 # timer of systemd-run waits, --no-block or not, for the very stage of the boot in which bootcmd runs (systemd 252, seen
 # by `nox -s boot`). runcmd's shutdown is a second net.
@@ -37,7 +39,7 @@ runcmd:
 - [systemd-run, --no-block, python3, -I, /opt/exollama-live/look.py]
 """
 _LOOK: Final = """\
-import hashlib, http.server, json, pathlib, platform, subprocess, urllib.error, urllib.request
+import hashlib, http.server, json, pathlib, platform, subprocess, threading, urllib.error, urllib.request
 
 METADATA = "http://169.254.169.254/latest/"
 WORLD = {
@@ -88,13 +90,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
+closed = http.server.ThreadingHTTPServer(("", @@closed@@), Handler)
+threading.Thread(target=closed.serve_forever, daemon=True).start()
 http.server.ThreadingHTTPServer(("", @@port@@), Handler).serve_forever()
 """
 
 
 def user_data(request: str, key: Secret, off_s: int) -> str:
     """What create-instance takes: as the project's own, gzip in base64; off after `off_s` seconds of each boot."""
-    look = json.dumps(fill("look.py", _LOOK, {"port": str(PORT)}))
+    look = json.dumps(fill("look.py", _LOOK, {"port": str(PORT), "closed": str(CLOSED)}))
     off = {"off_s": str(off_s), "off_min": str(math.ceil(off_s / 60))}
     values = {"request": request, "key": key.reveal(), **off, "look": look}
     text = fill("cloud-config", _CONFIG, values)

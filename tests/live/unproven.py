@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from tests.live.findings import NOT_SEEN
 from tests.live.findings import load as load_findings
 
 HERE: Final = Path(__file__).parent
@@ -60,7 +61,7 @@ def table(findings: Mapping[str, Mapping[str, str]] | None = None) -> str:
     told = load_findings() if findings is None else findings
     questions = list(load().values())
     live = [one for one in questions if one.by == "live"]
-    seen = [one for one in live if one.id in told]
+    seen = [one for one in live if told.get(one.id, {}).get("verdict", NOT_SEEN) != NOT_SEEN]
     in_vm = sum(bool(one.vm) for one in questions)
     counted = (
         f"{len(questions)} things. `nox -s live` looks at {len(live)} of them, and has looked at {len(seen)} so far; "

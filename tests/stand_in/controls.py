@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(kw_only=True)
@@ -23,6 +24,9 @@ class Controls:
     fail_generate: str | None = None  # message, status 500
     unpullable: str = "^(no-such|missing|nonexistent)"  # models that the registry does not have
     runner: list[str] | None = None  # the command behind which a model runs; None: the words are canned
+    about: dict[str, Any] | None = (
+        None  # of that model: its size in bytes, its parameters, its details as lists have them
+    )
     silent: bool = False  # connections are accepted, nothing is answered
 
     @classmethod

@@ -21,7 +21,8 @@ def version(exchange: Exchange) -> None:
 
 
 def tags(exchange: Exchange) -> None:
-    exchange.json(200, {"models": [entry(name, when) for name, when in exchange.models.names().items()]})
+    about = exchange.controls.about
+    exchange.json(200, {"models": [entry(name, when, about) for name, when in exchange.models.names().items()]})
 
 
 def running(exchange: Exchange) -> None:
@@ -29,23 +30,25 @@ def running(exchange: Exchange) -> None:
     on_card = "NVIDIA_VISIBLE_DEVICES" in os.environ  # as a container has it that was given graphics cards
     more = {"expires_at": now(), "size_vram": SIZE if on_card else 0, "context_length": 4096}
     loaded = [name for name in names if name in exchange.models.loaded]
-    exchange.json(200, {"models": [{**entry(name, names[name]), **more} for name in loaded]})
+    exchange.json(200, {"models": [{**entry(name, names[name], exchange.controls.about), **more} for name in loaded]})
 
 
 def show(exchange: Exchange) -> None:
     name = exchange.wanted(_named(exchange.body()))
-    shown = entry(name, exchange.models.names()[name])
-    about = {
-        "license": "none",
+    about = exchange.controls.about
+    shown = entry(name, exchange.models.names()[name], about)
+    parameters, more = (about["parameters"], []) if about else (0, ["tools", "vision", "embedding"])
+    told = {
+        **({} if about else {"license": "none"}),
         "modelfile": f"FROM {name}",
         "parameters": "",
         "template": "{{ .Prompt }}",
         "details": shown["details"],
-        "model_info": {"general.architecture": "simulator", "general.parameter_count": 0},
-        "capabilities": ["completion", "tools", "vision", "embedding"],
+        "model_info": {"general.architecture": shown["details"]["family"], "general.parameter_count": parameters},
+        "capabilities": ["completion", *more],
         "modified_at": shown["modified_at"],
     }
-    exchange.json(200, about)
+    exchange.json(200, told)
 
 
 def create(exchange: Exchange) -> None:

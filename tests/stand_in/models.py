@@ -67,8 +67,8 @@ def is_digest(text: str) -> bool:
     return re.fullmatch(r"sha256:[0-9a-f]{64}", text) is not None
 
 
-def entry(name: str, modified: str) -> Body:
-    """A model as the lists show it."""
+def entry(name: str, modified: str, about: Body | None) -> Body:
+    """A model as the lists show it; `about` the one that runs, where one does."""
     details = {
         "parent_model": "",
         "format": "gguf",
@@ -77,9 +77,10 @@ def entry(name: str, modified: str) -> Body:
         "parameter_size": "0B",
         "quantization_level": "none",
     }
+    about = about or {"size": SIZE, "details": {}}
     digest = hashlib.sha256(name.encode()).hexdigest()
-    shown = {"name": name, "model": name, "modified_at": modified, "size": SIZE, "digest": digest}
-    return {**shown, "details": details}
+    shown = {"name": name, "model": name, "modified_at": modified, "size": about["size"], "digest": digest}
+    return {**shown, "details": {**details, **about["details"]}}
 
 
 def now() -> str:

@@ -27,7 +27,7 @@ from tests.simulator import Seen, Simulator
 from tests.system.looking import BUDGET, Look
 from tests.system.verbs import Clerk, changes, owned_labels, plant
 
-GUEST = ("image", "metadata", "repositories")
+GUEST = ("image", "metadata", "one-port", "repositories")
 BOOT = ("boot", "drain", "generate")
 ROLES = ("iam-client", "iam-provisioner", "iam-reaper")
 UNSEEN = {*GUEST, *BOOT, *ROLES}
@@ -109,6 +109,20 @@ def test_nothing_from_another_endpoint_gets_into_the_documentation(
     assert records.calls == []
 
 
+@pytest.mark.parametrize("broken", ["{", '{"clock": {"endpoint": "http://127.0.0.1"}}', None], ids=str)
+def test_where_its_findings_could_not_be_written_it_does_not_begin(
+    look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str | None
+) -> None:
+    monkeypatch.setattr(findings, "FILE", tmp_path / "docs.json")
+    monkeypatch.setattr(findings, "is_exoscales", lambda endpoint: endpoint != "http://127.0.0.1")
+    if broken:
+        findings.FILE.write_text(broken)
+    output = () if broken else ("--output", str(tmp_path / "none" / "found.json"))
+    assert live.main([*BUDGET, *output], look.simulator.env) == 2
+    assert look.simulator.calls == []
+    assert capsys.readouterr().err
+
+
 def test_what_is_found_at_exoscale_itself_updates_the_page(
     look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +172,7 @@ def test_a_whole_run_finds_an_answer_to_each_question_and_leaves_nothing(look: L
     "options",
     [
         {"unique_group_names": False, "new_address_on_start": True, "list_unauthorized": True, "start_s": 0.03},
-        {"list_lag_s": 0.1},
+        {"list_lag_s": 0.7},
     ],
     ids=["otherwise", "late"],
 )
@@ -198,6 +212,10 @@ OTHERWISE = {
         ("create-instance", "quota", 0, "create", "could not be seen", "Quota exceeded"),
         ("stop-instance", "500", 0, "names-twice", "could not be seen", "there is no first"),
     ],
+    "in that nothing is made": [
+        ("create-instance", "quota", 0, "create", "could not be seen", "Quota exceeded"),
+        ("create-instance", "quota", 0, "signing", "could not be seen", "no instance was made"),
+    ],
 }
 
 
@@ -229,6 +247,15 @@ def test_roles_are_held_to_their_policies(look: Look, monkeypatch: pytest.Monkey
     assert not any(secret in look.output.read_text() + done.err for secret in given.values())
 
 
+def test_a_wrong_key_of_a_role_is_no_finding_about_its_policy(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {"rules-twice", "create", *ROLES}
+    monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if wanted & {*one[0]}])
+    given = {"EXOLLAMA_LIVE_REAPER_KEY": look.simulator.key, "EXOLLAMA_LIVE_REAPER_SECRET": "a-wrong-secret"}
+    look.run(*BUDGET, env=given)
+    assert look.verdicts("iam-reaper") == {"iam-reaper": "could not be seen"}
+    assert "Invalid request signature" in look.found["iam-reaper"]["seen"]
+
+
 @contextmanager
 def guest(look: Look, changed: dict[str, Any]) -> Iterator[None]:
     """The first machine's own word, from when the second is made on."""
@@ -238,7 +265,7 @@ def guest(look: Look, changed: dict[str, Any]) -> Iterator[None]:
         first = look.simulator.instances()[0]
         sent = hashlib.sha256(base64.b64decode(first.user_data or "")).hexdigest()
         facts = {"user_data": sent, "address": first.ip, "cloud": "exoscale", "vendor": "Exoscale", "python": "3.12.3"}
-        reached = {"download.docker.com": 200, "registry-1.docker.io": 401}
+        reached = {"download.docker.com": 200, "registry-1.docker.io\x1b[2J": 401}
         body = json.dumps(
             {**facts, "reached": reached, "system": "Ubuntu\x1b[31m", "uptime_s": 31.5, **changed}
         ).encode()
@@ -253,8 +280,9 @@ def guest(look: Look, changed: dict[str, Any]) -> Iterator[None]:
             def log_message(self, *args: object) -> None:
                 pass
 
-        servers.append(http.server.ThreadingHTTPServer((first.ip or "", PORT), Handler))
-        threading.Thread(target=servers[0].serve_forever, args=(0.02,)).start()
+        for port in (PORT, *([guest_side.CLOSED] if changed is OTHER else ())):
+            servers.append(http.server.ThreadingHTTPServer((first.ip or "", port), Handler))
+            threading.Thread(target=servers[-1].serve_forever, args=(0.02,)).start()
 
     look.simulator.fault("create-instance", "slow", skip=1, seconds=0, then=serve)
     try:
@@ -279,7 +307,7 @@ def test_the_machines_own_word_is_compared_with_what_was_sent(
     with guest(look, changed):
         look.run(*BUDGET)
     assert look.verdicts(*GUEST) == dict.fromkeys(GUEST, verdict)
-    assert "\x1b" not in look.output.read_text()
+    assert not any("\x1b" in one["seen"] for one in look.found.values())
     assert look.left() == []
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from client.errors import ExollamaError
 from client.model import Instance
 from client.settings import Secret
+from functions import provision
+from functions.cloud import Cloud
 from functions.protocol import vouched
 from functions.transport import urllib3_send
+from tests.live import __main__ as live
 from tests.live import checks
 from tests.live import guest as machine
 from tests.live.account import Account
@@ -98,6 +104,11 @@ def test_an_instance_whose_create_answer_was_lost_and_that_is_listed_late_is_fou
 
     monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if {"rules-twice", "create"} & {*one[0]}])
     records.fault("create-instance", "lost")
+
+    def unpriced(_: Cloud) -> dict[str, str]:
+        raise ExollamaError("no types")
+
+    monkeypatch.setattr(Cloud, "type_names", unpriced)
     # One list before all checks, six for the lost answer, and in the fourth of those at the end it shows.
     records.fault("list-instances", "slow", skip=1 + 6 + 3, seconds=0, then=shows)
     done = look.run(*BUDGET)
@@ -114,6 +125,51 @@ def test_what_cannot_be_removed_is_told_and_the_exit_code_says_so(look: Look, mo
     assert len(ids) == 2
     for id_ in ids:
         assert f"LEFT BEHIND: instance {id_} (DELETE /instance/" in done.err
+
+
+def test_a_boot_that_failed_is_looked_for_as_often_as_a_lost_answer(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ExollamaError("cut short in the create call")
+
+    monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if "boot" in one[0]])
+    monkeypatch.setattr(provision, "run", fails)
+    done = look.run("--budget", "0.60", "--boot")
+    assert len(look.simulator.called("list-instances")) == 1 + 6, "before all checks, and at the end"
+    assert "nothing of it is listed. Look later with --clean." in done.err
+
+
+@pytest.mark.parametrize("fails", ["list", "answer"])
+def test_what_it_knows_of_is_removed_even_where_a_look_fails(
+    look: Look, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A zone that lists nothing any more, and an answer of a shape that nobody thought of."""
+    monkeypatch.setattr("tests.live.account._ROUNDS", 3)
+    monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if {"rules-twice", "create"} & {*one[0]}])
+    tidied = live._tidied
+
+    def failing(account: Account, ending: Ending) -> list[str]:
+        def broken(_: Cloud) -> list[Instance]:
+            raise KeyError("id") if fails == "answer" else ExollamaError("no list")
+
+        monkeypatch.setattr(Cloud, "list_instances", broken)
+        return tidied(account, ending)
+
+    monkeypatch.setattr(live, "_tidied", failing)
+    done = look.run(*BUDGET)
+    assert look.simulator.instances() == []
+    assert done.code == 1
+    assert "LEFT BEHIND" in done.err, "it cannot be known that nothing is"
+
+
+def test_a_role_that_may_not_delete_is_told_at_once(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if "rules-twice" in one[0]])
+    look.simulator.fault("delete-security-group", "403-iam", times=10_000)
+    done = look.run(*BUDGET)
+    assert done.code == 1
+    assert "LEFT BEHIND: security group exollama-live-" in done.err
+    assert len(look.simulator.called("delete-security-group")) == 1
 
 
 def test_its_time_ends_it_even_in_the_middle_of_a_call(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +268,49 @@ def test_clean_removes_at_once_what_a_killed_run_left_even_protected(look: Look)
     assert done.code == 0, done.said
     assert look.left() == []
     assert not look.output.exists()
+
+
+def test_what_clean_could_not_remove_is_told_by_its_exit_code(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.live.account._ROUNDS", 2)
+    made = abandoned(look.simulator)
+    look.simulator.fault("delete-instance", "500", times=10_000)
+    done = look.run("--clean")
+    assert done.code == 1
+    assert f"LEFT BEHIND: instance {made.id} (" in done.err
+
+
+def test_a_protected_one_goes_however_its_delete_was_refused(look: Look) -> None:
+    made = abandoned(look.simulator)
+    look.simulator.protect(made.id)
+    look.simulator.fault("delete-instance", "op-failure")
+    assert look.run("--clean").code == 0
+    assert look.left() == []
+    assert len(look.simulator.called("delete-instance")) == 2, "the second one, with no protection any more, was done"
+
+
+def test_by_a_clock_that_is_ahead_no_other_run_is_over(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = abandoned(look.simulator)
+    monkeypatch.setattr(checks, "CHECKS", [])
+    ahead = functools.partial(Cloud, clock=lambda: time.time() + 86400)
+    monkeypatch.setattr("tests.live.account.Cloud", ahead)
+    assert "may be a run of somebody else's" in look.run(*BUDGET).err
+    assert [one.id for one in look.simulator.instances()] == [made.id]
+
+
+def test_neither_a_closed_terminal_nor_a_signal_within_a_print_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, text: str) -> None:
+            raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stderr", Closed())
+        live._say("nobody reads this")
+
+    def within(_: str) -> None:
+        raise RuntimeError("reentrant call")
+
+    with Ending(within):
+        signal.raise_signal(signal.SIGHUP)
 
 
 # -- the net under it

@@ -121,6 +121,19 @@ def test_a_pools_and_one_that_goes_already_are_not_told_of(
     assert "nothing runs, nothing costs" in clerk.run("status").ended(0).out
 
 
+@pytest.mark.parametrize("label", ["V1", "V2", "v01", "v0", "v99999999999", "v" + "9" * 127])
+def test_a_label_that_a_hand_made_some_version_is_told_of_too(records: Simulator, clerk: Clerk, label: str) -> None:
+    seen = plant(records, exollama=label)
+    clerk.run("reap", "--quiet").ended(1, seen.id, f"(contract {label}, and this one knows v1)", WORDS[1])
+    assert changes(records) == []
+
+
+def test_one_of_another_version_keeps_no_other_from_being_reaped(records: Simulator, clerk: Clerk, newer: Seen) -> None:
+    plant(records, state="error")
+    assert clerk.run("reap").ended(1, newer.id, *WORDS).out.startswith("destroyed")
+    assert [one.id for one in records.instances()] == [newer.id]
+
+
 @pytest.mark.parametrize("label", ["yes", "v", "version2", "v2x", "2"])
 def test_a_label_that_is_no_version_is_somebody_elses(records: Simulator, clerk: Clerk, label: str) -> None:
     plant(records, exollama=label)

@@ -40,11 +40,13 @@ def test_the_page_shows_what_was_found_and_what_was_not() -> None:
     told = {
         "clock": {"verdict": "as assumed", "seen": "Date | is there", **AT},
         "address": {"verdict": "different", "seen": "none", **AT},
+        "boot": {"verdict": "could not be seen", "seen": "not asked for (--boot)", **AT},
     }
     text = table(told)
     assert "has looked at 2 so far" in text
     assert "| as assumed (2026-12-01, ch-gva-2): Date \\| is there |" in text
     assert "| **different** (2026-12-01, ch-gva-2): none |" in text
+    assert "| could not be seen (2026-12-01, ch-gva-2): not asked for (--boot) |" in text
     untold = table({})
     assert untold.count("| not run |") == sum(one.by == "live" for one in QUESTIONS)
     assert "has looked at 0 so far" in untold
@@ -100,6 +102,7 @@ def test_what_could_not_be_seen_replaces_nothing_that_was(new: Finding, seen: st
         ("169.254.169.254 answers", "169.254.169.254 answers"),
         ("key EXOmine, secret s3cr3t", "key ***, secret ***"),
         ("Python 3.12.3, 6.8.0-31", "Python 3.12.3, 6.8.0-31"),
+        ("a\x1b[2Jb\nc" + "d" * 2000, "a [2Jb c" + "d" * 992),
     ],
 )
 def test_what_belongs_to_one_account_is_not_published(text: str, published: str) -> None:

@@ -323,8 +323,8 @@ def test_the_units_hold_directives_that_systemd_knows() -> None:
 
 KNOWN_DIRECTIVES = """
 Description Wants After ConditionPathExists StartLimitIntervalSec Type PIDFile ExecStart ExecStartPre ExecReload
-ExecStop Restart RestartSec RuntimeDirectory RuntimeDirectoryPreserve LogsDirectory StateDirectory StandardOutput Environment
-OOMPolicy OOMScoreAdjust TasksMax
+ExecStop Restart RestartSec RuntimeDirectory RuntimeDirectoryPreserve LogsDirectory StateDirectory Environment
+StandardOutput OOMPolicy OOMScoreAdjust TasksMax
 NoNewPrivileges CapabilityBoundingSet ProtectSystem ProtectHome PrivateTmp PrivateDevices ProtectKernelTunables
 ProtectKernelModules ProtectControlGroups RestrictAddressFamilies RestrictNamespaces RestrictSUIDSGID
 MemoryDenyWriteExecute WantedBy
