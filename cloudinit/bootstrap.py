@@ -177,7 +177,7 @@ def start_nginx(door: Door, *, anew: bool) -> None:
     pid = RUN / "nginx.pid"
     if anew:
         pid.unlink(missing_ok=True)
-    until = boottime() + 15
+    until = boottime() + 60
     try:
         run("systemctl restart" if anew else "systemctl start", "nginx.service")
         while not pid.exists():  # which nginx writes once it listens
