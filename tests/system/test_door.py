@@ -112,7 +112,7 @@ def test_where_nginx_does_not_start_the_door_opens_again(cloud: Simulator) -> No
     conf = seen.root / "etc/exollama/nginx.conf"
     conf.write_text(conf.read_text() + "nonsense;\n")
     program = seen.root / "opt/exollama/bootstrap.py"
-    program.write_text(program.read_text().replace("boottime() + 15", "boottime() + 1"))
+    program.write_text(program.read_text().replace("boottime() + 60", "boottime() + 1"))
     cloud.boot()
     cloud.poweroff(seen.id)
     call(cloud, "PUT", f"/instance/{seen.id}:start", {})
