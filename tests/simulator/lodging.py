@@ -48,7 +48,7 @@ class Lodging:
         behind, door, where = self._run / "agent-itself.sock", self._run / "agent.sock", (house.ip, MOVED)
         supervisor._environment = {**supervisor._environment, "EXOLLAMA_SIMULATED_HASTE": "0.2"}
         supervisor.restart("exollama-agent.service")
-        simulator.wait(door.exists, "the agent")
+        simulator.wait(lambda: _listens(door), "the agent")  # not what the one before left of its socket
         image, _, on_card = supervisor._containers["ollama"]
         supervisor._containers["ollama"] = (image, f"127.0.0.1:{MOVED}", on_card)
         supervisor.signal("ollama", signal.SIGKILL)  # Docker brings it back
@@ -130,8 +130,20 @@ class Room:
 def _to_unix(path: Path) -> socket.socket:
     link = socket.socket(socket.AF_UNIX)
     link.settimeout(30)
-    link.connect(str(path))
+    try:
+        link.connect(str(path))
+    except OSError:
+        link.close()
+        raise
     return link
+
+
+def _listens(path: Path) -> bool:
+    try:
+        _to_unix(path).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(where: tuple[str, int]) -> bool:
