@@ -20,8 +20,6 @@ from pathlib import Path
 
 from tests.boot import cloud, image, timeline
 
-KEY = "a-key-for-the-boot-test-0123456789abcdef"
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -66,7 +64,6 @@ def _checkout(commit: str, folder: Path) -> Path:
 def _boot(disk: image.Image, checkout: Path) -> list[timeline.Row]:
     with cloud.running(disk) as one:
         one.checkout = checkout
-        one.env = {"EXOSCALE_OLLAMA_KEY": KEY}
         answered: list[float] = []
         over = threading.Event()
         watcher = threading.Thread(target=_watch, args=(one, answered, over), daemon=True)
@@ -93,7 +90,7 @@ def _watch(one: cloud.Cloud, answered: list[float], over: threading.Event) -> No
             address = str(one.machines[-1].record.ip)
             connection = http.client.HTTPSConnection(address, 11435, context=context, timeout=10)
             try:
-                connection.request("GET", "/.exollama/status", headers={"X-Ollama-Key": KEY})
+                connection.request("GET", "/.exollama/status", headers={"X-Ollama-Key": cloud.KEY})
                 if connection.getresponse().status == 200:
                     answered.append(time.monotonic())
             finally:

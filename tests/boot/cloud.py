@@ -19,6 +19,8 @@ from tests.simulator import Simulator
 from tests.simulator.records import Record
 
 ROOT = Path(__file__).parents[2]
+KEY = "a-key-for-the-boot-test-0123456789abcdef"
+"""The endpoint's key of every instance, unless `Cloud.env` says otherwise."""
 
 
 class Cloud:
@@ -72,7 +74,7 @@ class Cloud:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.checkout,
-            env={**os.environ, **self.simulator.env, **self.env},
+            env={**os.environ, **self.simulator.env, "EXOSCALE_OLLAMA_KEY": KEY, **self.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

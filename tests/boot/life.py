@@ -13,13 +13,12 @@ import pytest
 
 from client.settings import DEFAULT_IMAGE
 from tests.boot import network
-from tests.boot.cloud import Cloud
+from tests.boot.cloud import KEY, Cloud
 
 pytestmark = pytest.mark.timeout(1800)
 
 IDLE_S = 60
 ENV = {
-    "EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef",
     "EXOSCALE_IDLE_TIMEOUT": str(IDLE_S),
     "EXOSCALE_REAP_ACTION": "stop",
 }
@@ -62,14 +61,6 @@ def certificate(cloud: Cloud) -> str:
     return ssl.get_server_certificate((str(cloud.machine().record.ip), 11435), timeout=20)
 
 
-def slowly(cloud: Cloud, token_s: float) -> None:
-    """So long takes each token from now on."""
-    cloud.machine().run("docker", "exec", "ollama", "/usr/bin/python3.11", "-c", SLOWER.format(token_s))
-
-
-SLOWER = "open('/controls.json', 'w').write('{{\"token_s\": {}}}')"
-
-
 def test_the_user_data_boots_through_every_phase_until_a_model_answers(cloud: Cloud) -> None:
     done = cloud.run("client", "provision", "--json")
     assert json.loads(done.stdout)["phase"] == "ready", done.stdout
@@ -95,12 +86,11 @@ def test_it_is_used(cloud: Cloud) -> None:
 
 def test_neither_process_list_nor_log_has_the_key(cloud: Cloud) -> None:
     machine = cloud.machine()
-    key = ENV["EXOSCALE_OLLAMA_KEY"]
     shown = machine.run("ps", "axwwe") + machine.run("journalctl", "--no-pager") + machine.console
     shown += machine.run("cat /var/log/exollama/* /var/log/cloud-init*.log")
-    assert key not in shown
+    assert KEY not in shown
     holders = machine.run(
-        f"grep -rlFs {key} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev", check=False
+        f"grep -rlFs {KEY} / --exclude-dir=proc --exclude-dir=sys --exclude-dir=dev", check=False
     ).split()
     assert {"/etc/exollama/key", "/etc/exollama/nginx.conf"} <= set(holders)
     for file in holders:  # cloud-init keeps the user-data, too
@@ -142,7 +132,7 @@ def test_a_killed_service_comes_back(cloud: Cloud, service: str) -> None:
 
 
 def test_a_reaper_does_not_cut_an_answer_that_takes_longer_than_the_idle_timeout(cloud: Cloud) -> None:
-    slowly(cloud, 4.0)
+    cloud.machine().pace(4.0)
     command = ["-m", "client", "generate", "why?", "--no-provision"]
     with cloud.begin(*command) as asking:
         began = time.monotonic()
@@ -150,7 +140,7 @@ def test_a_reaper_does_not_cut_an_answer_that_takes_longer_than_the_idle_timeout
             (kept,) = json.loads(cloud.run("functions.reap_idle", "--json").stdout)["instances"]
             assert kept["outcome"] == "kept", kept
             time.sleep(5)
-        slowly(cloud, 0.01)
+        cloud.machine().pace(0.01)
         out, err = asking.communicate(timeout=120)
     assert asking.returncode == 0, err
     assert "stand-in" in out

@@ -25,10 +25,6 @@ class Row:
     began: float
     ended: float
 
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.began
-
 
 def read(machine: VirtualMachine) -> list[Row]:
     """The rows of a machine that is ready, in the order in which they began."""

@@ -14,7 +14,7 @@ import pytest
 
 from client.errors import ExollamaError
 from client.settings import Secret
-from tests.boot.cloud import Cloud
+from tests.boot.cloud import KEY, Cloud
 from tests.live import guest
 
 pytestmark = pytest.mark.timeout(2400)
@@ -25,7 +25,7 @@ MARGIN_S = 900  # how much later than a reaper a machine acts by itself, as agen
 
 def test_the_live_runs_machine_tells_what_it_sees_and_switches_itself_off(cloud: Cloud) -> None:
     off_s = 150  # longer than a boot takes on a busy machine
-    data = guest.user_data("5" * 32, Secret("a-key-for-the-boot-test-0123456789abcdef"), off_s)
+    data = guest.user_data("5" * 32, Secret(KEY), off_s)
     id_ = cloud.simulator.plant(user_data=data, machine=True)
     machine = cloud.machine()
     address = str(machine.record.ip)
@@ -46,10 +46,7 @@ def test_the_live_runs_machine_tells_what_it_sees_and_switches_itself_off(cloud:
 
 
 def test_a_machine_that_nobody_uses_and_nobody_reaps_powers_itself_off(cloud: Cloud) -> None:
-    cloud.env = {
-        "EXOSCALE_OLLAMA_KEY": "a-key-for-the-boot-test-0123456789abcdef",
-        "EXOSCALE_IDLE_TIMEOUT": str(IDLE_S),
-    }
+    cloud.env = {"EXOSCALE_IDLE_TIMEOUT": str(IDLE_S)}
     cloud.run("client", "provision")
     machine = cloud.machine()
     began = time.monotonic()
@@ -68,9 +65,7 @@ def test_a_machine_past_its_deadline_powers_itself_off_whatever_it_does(cloud: C
     machine = cloud.machine()
     policy = json.loads(machine.run("cat /etc/exollama/policy.json"))
     command = ["-m", "client", "generate", "why?", "--no-provision"]
-    machine.run(
-        "docker", "exec", "ollama", "/usr/bin/python3.11", "-c", "open('/controls.json', 'w').write('{\"token_s\": 9}')"
-    )
+    machine.pace(9.0)
     with cloud.begin(*command):
         time.sleep(5)  # under way
         machine.run("date", "-s", f"@{policy['deadline'] + policy['grace_s'] - 20}")
