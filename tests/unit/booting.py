@@ -138,7 +138,7 @@ class Machine:
         return self.root / path[1:]
 
     def stub(self, name: str, script: str) -> None:
-        note = f'{{ printf "%s" {name}; for a; do printf " %s" "$a"; done; echo; }} >> {self.calls_log}'
+        note = f'printf "%s\\n" "{name}${{*:+ $*}}" >> {self.calls_log}'  # whole lines: some run beside each other
         (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text(f"#!/bin/sh\n{note}\n{script}\n")
         (self.bin / name).chmod(0o755)
