@@ -147,7 +147,7 @@ def test_the_forwarder_answers_a_program_and_the_reaper_removes_what_it_made(clo
         assert cloud.instances() == []
         began = time.monotonic()
         done = ended(reaper, run).ended(0)
-        assert time.monotonic() - began < 5, "the pause goes on"
+        assert time.monotonic() - began < 20, "the pause goes on"
         assert (done.out, done.err) == ("", "")
 
 
@@ -167,6 +167,6 @@ def test_a_reaper_in_the_middle_of_a_pass_ends_at_once(cloud: Simulator, tmp_pat
         run.until(lambda: fault.times < 10, "a call hangs")
         began = time.monotonic()
         ended(reaper, run).ended(0)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15, "the call would have hung for longer"
     cloud.clear_faults()
     assert len(cloud.instances()) == 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from client.keeper import Keeper
 from functions import ExoscaleOllamaAdapter
 from functions import adapter as module
 from tests.simulator import Simulator
@@ -224,9 +225,29 @@ def looking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_S", 0.02)
 
 
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a forwarder has looked whether a use is to be recorded: up to a second after it.
+
+    Time that passes before that would let the use look young, since a forwarder's own clock stands still meanwhile.
+    """
+    looked, record = threading.Event(), Keeper._record
+
+    async def recording(self: Keeper, *arguments: Any, **more: Any) -> None:
+        await record(self, *arguments, **more)
+        looked.set()
+
+    monkeypatch.setattr(Keeper, "_record", recording)
+    return looked
+
+
 @pytest.mark.usefixtures("looking")
 def test_the_monitor_ends_an_idle_instance_and_the_one_that_a_later_request_wakes_after_a_pass_that_failed(
-    cloud: Simulator, lodging: Lodging, adapter: ExoscaleOllamaAdapter, caplog: pytest.LogCaptureFixture
+    cloud: Simulator,
+    lodging: Lodging,
+    adapter: ExoscaleOllamaAdapter,
+    caplog: pytest.LogCaptureFixture,
+    recorded: threading.Event,
 ) -> None:
     url = adapter.ensure_instance()
     adapter.start_idle_monitor()
@@ -239,6 +260,7 @@ def test_the_monitor_ends_an_idle_instance_and_the_one_that_a_later_request_wake
     cloud.wait(lambda: cloud.instances() == [], "it is gone")
     assert posted(url).endswith("why?")
     assert cloud.instance().id != first
+    assert recorded.wait(20)
     cloud.fault("list-instances", "403-iam", times=2)
     idle(lodging)
 

@@ -105,7 +105,7 @@ def test_the_bound_cuts_what_takes_longer(cloud: Simulator, user: User, up: Seen
     with serving(user, "--drain", "1") as served, streaming(cloud, served) as program:
         began = time.monotonic()
         served.end().ended(1, "for at most 1 s", "1 request(s) were cut.")
-        assert 1 <= time.monotonic() - began < 5
+        assert 1 <= time.monotonic() - began < 20, "the stream would have stood still for good"
         program.join(20)
         assert program.trouble
 
@@ -115,7 +115,7 @@ def test_nothing_in_flight_ends_at_once_with_nothing_to_say(user: User, up: Seen
         assert served.ask("GET", "/api/tags").status == 200
         began = time.monotonic()
         done = served.end(signal.SIGINT).ended(0)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert "Finishing" not in done.err
         assert "last use" not in done.err, "nobody used it here"
 

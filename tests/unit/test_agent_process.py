@@ -216,7 +216,7 @@ def test_slow_and_silent_askers_hold_nobody_up(machine: Machine) -> None:
             links.append(link)
     began = time.monotonic()
     assert machine.status()["v"] == 1
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8, "it waited for them: they have ten seconds"
     for link in links:
         link.close()
 

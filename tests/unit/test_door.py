@@ -259,7 +259,7 @@ def test_who_hangs_is_let_go_and_a_crowd_shuts_nobody_out(tmp_path: Path) -> Non
             began = time.monotonic()
             endpoint = doorway.endpoint()
             assert endpoint.status()["boot"]["phase"] == "ready"
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             endpoint.close()
             assert doorway.tell("files") <= before + 2 * 20 + 4
             for link in slow[15:]:  # a byte now and then is no request
@@ -278,7 +278,7 @@ def test_once_it_is_closed_the_port_is_free_at_once_whoever_was_connected(doorwa
         began = time.monotonic()
         doorway.tell("close")
         with socket.create_server(("127.0.0.1", doorway.port)), socket.create_server(("::1", doorway.port6), family=10):
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5, "it waited for them: they have ten seconds"
         assert not mark.exists()
         with contextlib.suppress(ConnectionError):
             assert idle.recv(1) == b""
