@@ -20,7 +20,7 @@ from functions.seams import Cloud, Connect
 log = logging.getLogger("exollama.provision")
 
 WATCHDOG_S: Final = 600.0
-"""How long past its idle timeout an instance powers itself off at the earliest: `COMMIT_MARGIN_S` of agent.py."""
+"""How long past its idle timeout an instance powers itself off at the earliest: `COMMIT_MARGIN_S` of rules.py."""
 
 
 class Leftovers:

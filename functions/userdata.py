@@ -81,7 +81,7 @@ def render(
         "policy": json.dumps(policy) + "\n",
         "nginx_conf": fill("nginx.conf", _read(folder, "nginx.conf"), {"key": key.reveal()}),
     }
-    for program in ("agent", "bootstrap", "commands", "door"):
+    for program in ("agent", "bootstrap", "commands", "door", "rules"):
         files[f"{program}_py"] = _program(folder, f"{program}.py")
     # A JSON string is a YAML one as well, as long as it is ASCII.
     values = {name: json.dumps(text) for name, text in files.items()}

@@ -1,16 +1,16 @@
-"""cloudinit/agent.py as a module: it is data to the rest of the project, and no package holds it."""
+"""cloudinit/'s programs as modules: they are data to the rest of the project, and no package holds them."""
 
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
-SOURCE = Path(__file__).parents[1] / "cloudinit/agent.py"
+FOLDER = Path(__file__).parents[1] / "cloudinit"
 
 
-def load() -> ModuleType:
-    """A fresh copy of it."""
-    spec = importlib.util.spec_from_file_location("cloudinit_agent", SOURCE)
+def load(name: str = "agent") -> ModuleType:
+    """A fresh copy of one."""
+    spec = importlib.util.spec_from_file_location(f"cloudinit_{name}", FOLDER / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

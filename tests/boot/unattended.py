@@ -20,7 +20,7 @@ from tests.live import guest
 pytestmark = pytest.mark.timeout(2400)
 
 IDLE_S = 60
-MARGIN_S = 900  # how much later than a reaper a machine acts by itself, as agent.py has it
+MARGIN_S = 900  # how much later than a reaper a machine acts by itself, as rules.py has it
 
 
 def test_the_live_runs_machine_tells_what_it_sees_and_switches_itself_off(cloud: Cloud) -> None:

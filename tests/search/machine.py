@@ -1,7 +1,7 @@
 """One machine of the search as an immutable value, and the agent's own code run on it.
 
-The fence, the watchdog and what stands around them are the classes of cloudinit/agent.py themselves, on values instead
-of files. Times are whole seconds since `fakes.NOW`. Neighbours: world.py makes a zone of it.
+The fence, the watchdog and what stands around them are the classes of cloudinit/ themselves, on values instead of
+files. Times are whole seconds since `fakes.NOW`. Neighbours: world.py makes a zone of it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def policy(machine: Machine) -> dict[str, Any]:
 
 
 def boot(machine: Machine, now: int) -> dict[str, Any]:
-    """As agent.read_boot has it."""
+    """As rules.read_boot has it."""
     phase = "ready" if machine.booted else "model"
     elapsed_s = now - machine.created
     return {"phase": phase, "percent": None, "elapsed_s": elapsed_s, "phases": [], "error": None, "failed_s": None}

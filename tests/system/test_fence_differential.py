@@ -197,7 +197,7 @@ class Pair:
 
 def leave_commits_alone(instance: Instance) -> None:
     """Its watchdog would carry out itself what nobody did, within a second: what is compared here is the fence."""
-    program = place("/opt/exollama/agent.py", instance.root)
+    program = place("/opt/exollama/rules.py", instance.root)
     text, line = program.read_text(), "COMMIT_MARGIN_S = 600.0"
     assert text.count(line) == 1
     program.write_text(text.replace(line, "COMMIT_MARGIN_S = 1e9"))

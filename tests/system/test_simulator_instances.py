@@ -191,7 +191,7 @@ def test_the_agent_and_bootstrap_run_are_the_ones_in_the_user_data(simulator: Si
     seen = ready(simulator, launch(simulator))
     assert seen.root is not None
     here = Path(__file__).parents[2] / "cloudinit"
-    for name in ("agent.py", "bootstrap.py", "commands.py", "door.py"):
+    for name in ("agent.py", "bootstrap.py", "commands.py", "door.py", "rules.py"):
         written = (seen.root / "opt/exollama" / name).read_text()
         there = written.replace(str(seen.root), "").replace(f"{seen.ip}:11434", "127.0.0.1:11434")
         assert there == bare((here / name).read_text())

@@ -71,9 +71,9 @@ class Machine:
         self.bin.mkdir()
         self.off = root / "powered-off"
         self.stub("systemctl", f'echo "$@" >> {self.off}')
-        text = (ROOT / "cloudinit/agent.py").read_text()
+        texts = {name: (ROOT / "cloudinit" / name).read_text() for name in ("agent.py", "rules.py")}
         for prefix in PREFIXES:
-            text = text.replace(f'"{prefix}', f'"{self.place(prefix)}')
+            texts["agent.py"] = texts["agent.py"].replace(f'"{prefix}', f'"{self.place(prefix)}')
         self.looks = root / "looks"
         changed = {
             "            time.sleep(1)\n": "            time.sleep(0.2)\n",
@@ -82,10 +82,12 @@ class Machine:
             f"            print(idle_s, file=looks)\n        time.sleep({think_s})\n        policy = self.policy\n",
         }
         for line, change in changed.items():
-            assert text.count(line) == 1, line
-            text = text.replace(line, change)
+            [name] = [name for name, text in texts.items() if line in text]
+            assert texts[name].count(line) == 1, line
+            texts[name] = texts[name].replace(line, change)
+        for name, text in texts.items():
+            (root / name).write_text(text)
         self.program = root / "agent.py"
-        self.program.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
         self.boot("ready")
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.agent import SOURCE, load
+from tests.agent import FOLDER, load
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 
 
-agent = load()
-LEASE = agent.LEASE_S
-Fence = agent.Fence
+agent, rules = load(), load("rules")
+LEASE = rules.LEASE_S
+Fence = rules.Fence
 
 
 def play(*steps: tuple[Any, ...]) -> list[int]:
@@ -185,7 +185,7 @@ def watchdog(**changes: Any) -> Any:
         "grace_s": 3600,
         "keep_failed": False,
     }
-    return agent.Watchdog({**policy, **changes})
+    return rules.Watchdog({**policy, **changes})
 
 
 def boot(phase: str = "ready", elapsed_s: float = 100.0, failed_s: float | None = None) -> Any:
@@ -271,7 +271,7 @@ def test_the_boot_is_read_from_whatever_is_there(
     path = tmp_path / "boot.json"
     if text is not None:
         path.write_text(text)
-    found = agent.read_boot(path, 100.0, 5.0)
+    found = rules.read_boot(path, 100.0, 5.0)
     assert (found["phase"], found["elapsed_s"], found["failed_s"]) == (phase, elapsed_s, failed_s)
 
 
@@ -313,7 +313,7 @@ def test_the_log_tail_is_short_and_printable(tmp_path: Path) -> None:
 
 
 def test_importing_the_agent_does_nothing_and_needs_the_standard_library_only() -> None:
-    before = set(SOURCE.parent.iterdir())
+    before = set(FOLDER.iterdir())
     module = load()
     assert module.Handler.__mro__
-    assert {path for path in set(SOURCE.parent.iterdir()) - before if path.name != "__pycache__"} == set()
+    assert {path for path in set(FOLDER.iterdir()) - before if path.name != "__pycache__"} == set()

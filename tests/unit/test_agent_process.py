@@ -19,7 +19,7 @@ import pytest
 from tests.unit.machine import KEY, ROOT, A, B, Machine, until
 
 
-@pytest.mark.parametrize("name", ["agent.py", "bootstrap.py", "commands.py", "door.py", "gpu.py"])
+@pytest.mark.parametrize("name", ["agent.py", "bootstrap.py", "commands.py", "door.py", "gpu.py", "rules.py"])
 def test_what_runs_on_the_instance_is_python_3_10(name: str) -> None:
     source = (ROOT / "cloudinit" / name).read_text()
     tree = ast.parse(source, feature_version=(3, 10))
@@ -30,6 +30,7 @@ def test_what_runs_on_the_instance_is_python_3_10(name: str) -> None:
         "commands",
         "door",
         "gpu",
+        "rules",
     }
     assert not imported & {"tomllib", "datetime.UTC"}, "newer than 3.10"
 

@@ -17,6 +17,7 @@ LAZY = {
     "client/verbs.py",
 }  # may reach functions/, inside a function
 TOGETHER = {  # they lie in one folder
+    ("cloudinit/agent.py", "rules"),
     *(("cloudinit/bootstrap.py", name) for name in ("commands", "door", "gpu")),
     *(("cloudinit/gpu.py", name) for name in ("bootstrap", "commands")),
 }

@@ -26,7 +26,7 @@ from tests.live import guest
 from tests.simulator.userdata import LOADER
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("agent.py", "bootstrap.py", "commands.py", "door.py")
+PROGRAMS = ("agent.py", "bootstrap.py", "commands.py", "door.py", "rules.py")
 KEY = "Planted-Key_0123456789abcdefABCDEF"
 VALUES: dict[str, Any] = {
     "name": "exollama",
