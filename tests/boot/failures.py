@@ -5,6 +5,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -14,14 +15,14 @@ from tests.boot.cloud import Cloud
 pytestmark = pytest.mark.timeout(1800)
 
 MISSING = "ollama/ollama:0.0.0-missing"
+NO_PACKAGES = f"test.packages=http://{network.REGISTRY}:5000/none"
+MARGIN_S = 900  # how long a machine whose boot failed waits for whoever made it, as rules.py has it
 
 
 @pytest.mark.parametrize(
     ("kernel", "env", "phase", "words"),
     [
-        pytest.param(
-            f"test.packages=http://{network.REGISTRY}:5000/none", {}, "docker", "apt-get update", id="packages"
-        ),
+        pytest.param(NO_PACKAGES, {}, "docker", "apt-get update", id="packages"),
         pytest.param("test.free_mib=120", {}, "docker|nginx|image", "[Nn]o space left|enough free space", id="disk"),
         pytest.param("", {"EXOSCALE_OLLAMA_IMAGE": MISSING}, "image", "manifest|no such host|not found", id="image"),
         pytest.param("", {"EXOSCALE_OLLAMA_MODEL": "no-such-model:1b"}, "model", "manifest", id="model"),
@@ -44,6 +45,28 @@ def test_a_boot_that_fails_says_in_which_phase_and_why(
         assert re.search(words, error["message"])
         assert f"exollama: failed in {error['phase']}: {error['message'][:40]}" in machine.console
         print(f"\n-- {request.node.name}: {error}\n-- its console ended so:\n{machine.console[-1500:]}")
+    finally:
+        cloud.run("client", "stop", "--force", code=None)
+        cloud.kernel = ""
+    assert cloud.simulator.instances() == []
+
+
+def test_a_machine_whose_boot_failed_and_whose_maker_died_powers_itself_off(cloud: Cloud) -> None:
+    cloud.kernel = NO_PACKAGES
+    before = len(cloud.machines)
+    with cloud.begin("-m", "client", "provision"):
+        cloud.simulator.wait(lambda: len(cloud.machines) > before, "it is created", 60)
+    machine = cloud.machine()
+    try:
+        cloud.simulator.wait(lambda: "exollama: failed in docker" in machine.console, "its boot failed", 900)
+        began = time.monotonic()
+        while machine.is_on():
+            assert time.monotonic() - began < MARGIN_S + 120, "it still runs"
+            time.sleep(5)
+        assert time.monotonic() - began > MARGIN_S - 30
+        assert "reboot: Power down" in machine.console
+        (one,) = json.loads(cloud.run("client", "status", "--json").stdout)["instances"]
+        assert one["state"] == "stopped"
     finally:
         cloud.run("client", "stop", "--force", code=None)
         cloud.kernel = ""
