@@ -51,7 +51,11 @@ class Runtime(ABC):
     def __init__(self, bundle: Path, folder: Path, cloud: Simulator) -> None:
         self.cloud = cloud
         self.folder = folder
-        self.port = _free_port()
+        # Bound for as long as this is there, so that nobody else is given it; whoever means it can still listen.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
         self.bundle = self.unpacked(bundle, folder / "code")
         self.log = folder / "log"
         self._origins = folder / "origins"
@@ -146,6 +150,7 @@ class Runtime(ABC):
         return self.ask("POST", "/", json.dumps({"action": action, **params}).encode(), BEARER)
 
     def close(self) -> None:
+        self._held.close()
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -347,10 +352,3 @@ class Azure(Runtime):
 
 
 RUNTIMES: tuple[type[Runtime], ...] = (AwsLambda, Google, Scaleway, Knative, OpenFaas, Wsgi, Asgi, Azure)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
