@@ -212,7 +212,7 @@ class AwsLambda(Runtime):
         binary = body is not None and not body.isascii()
         return self.answer(function_url(method, path, body, headers or {}, binary=binary))
 
-    def answer(self, event: object, remaining_s: float = LIMIT_S) -> Answer:
+    def answer(self, event: object, remaining_s: float = 30) -> Answer:
         """The answer to an event that is an HTTP request."""
         outcome = self.api.invoke(event, remaining_s)
         assert outcome.kind == "response", outcome
