@@ -340,11 +340,11 @@ def test_the_percentage_is_over_all_layers_and_never_falls(machine: Machine) -> 
     seen: list[float | None] = []
 
     def pause(line: int) -> None:
-        time.sleep(0.6)  # longer than the pause between two reports
-        patience = time.monotonic() + 5
-        while (percent := machine.report()["percent"]) != right[line] and time.monotonic() < patience:
+        patience = time.monotonic() + 10
+        while machine.report()["percent"] != right[line] and time.monotonic() < patience:
             time.sleep(0.05)
-        seen.append(percent)
+        time.sleep(0.6)  # longer than the pause between two reports, reckoned from this one
+        seen.append(machine.report()["percent"])
 
     machine.ollama.pause = pause
     assert machine.boot() == 0
