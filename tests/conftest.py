@@ -16,11 +16,9 @@ from hypothesis import HealthCheck, settings
 from tests import isolation
 from tests.tally import TALLY
 
-# database=None: nothing is written into the checkout. deadline=None: a busy machine is no bug.
-settings.register_profile("local", deadline=None, database=None)
-settings.register_profile(
-    "ci", settings.get_profile("local"), derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+# database=None: nothing is written into the checkout. Of time nothing is held against a test: a busy machine is no bug.
+settings.register_profile("local", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 pytest.register_assert_rewrite(

@@ -73,6 +73,8 @@ class RuntimeApi(ThreadingHTTPServer):
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.outcomes: queue.Queue[tuple[str, Outcome]] = queue.Queue()
+        self.asked = threading.Event()
+        """Set once the runtime is up, and asks for an invocation."""
         self._clock = clock
         self._invocations: queue.Queue[tuple[str, int, bytes] | None] = queue.Queue()
         self._lock = threading.Lock()
@@ -90,6 +92,7 @@ class RuntimeApi(ThreadingHTTPServer):
 
     def take(self) -> tuple[str, int, bytes] | None:
         """The next invocation, however long that takes; None once it is closed."""
+        self.asked.set()
         return self._invocations.get()
 
     def invoke(self, event: Any, remaining_s: float) -> Outcome:

@@ -1,7 +1,7 @@
 """deploy/cron/crontab under Debian's cron, as it is shipped: what it does, and what it mails.
 
 The daemon runs in namespaces of its own, with no other crontab and a home of its own for root. libfaketime sets its
-clock, and no other's, to two seconds before the minute that is waited for; cron gives its jobs a clean environment.
+clock, and no other's, to five seconds before the minute that is waited for; cron gives its jobs a clean environment.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.deploy.tools import DEPLOY, SETTINGS, as_root, children, filled_in, i
 from tests.simulator import Simulator
 from tests.system.verbs import ROOT, User, let_pass, plant
 
-REAP, CHECK = "09:58", "06:58"
-"""Two seconds before each line's minute."""
+REAP, CHECK = "09:55", "06:55"
+"""Five seconds before each line's minute: a daemon that is not up by then would wait for the next one."""
 
 # Everything that cron reads or writes is private. What would deliver mail is a file's writer instead.
 SCRIPT = """

@@ -51,7 +51,11 @@ class Runtime(ABC):
     def __init__(self, bundle: Path, folder: Path, cloud: Simulator) -> None:
         self.cloud = cloud
         self.folder = folder
-        self.port = _free_port()
+        # Bound for as long as this is there, so that nobody else is given it; whoever means it can still listen.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
         self.bundle = self.unpacked(bundle, folder / "code")
         self.log = folder / "log"
         self._origins = folder / "origins"
@@ -146,6 +150,7 @@ class Runtime(ABC):
         return self.ask("POST", "/", json.dumps({"action": action, **params}).encode(), BEARER)
 
     def close(self) -> None:
+        self._held.close()
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -172,15 +177,17 @@ class Runtime(ABC):
 
     def _until_it_listens(self) -> None:
         deadline = time.monotonic() + 30
-        while True:
+        while not self._listens():
             assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}:\n{self.said}"
             assert time.monotonic() < deadline, f"{self.name} does not listen:\n{self.said}"
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 5).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 5).close()
+        except OSError:
+            return False
+        return True
 
 
 class AwsLambda(Runtime):
@@ -207,7 +214,7 @@ class AwsLambda(Runtime):
         binary = body is not None and not body.isascii()
         return self.answer(function_url(method, path, body, headers or {}, binary=binary))
 
-    def answer(self, event: object, remaining_s: float = LIMIT_S) -> Answer:
+    def answer(self, event: object, remaining_s: float = 30) -> Answer:
         """The answer to an event that is an HTTP request."""
         outcome = self.api.invoke(event, remaining_s)
         assert outcome.kind == "response", outcome
@@ -221,8 +228,9 @@ class AwsLambda(Runtime):
         super().close()
         self.api.close()
 
-    def _until_it_listens(self) -> None:
-        """It asks; nobody connects to it."""
+    def _listens(self) -> bool:
+        """It asks; nobody connects to it. An invocation's time is not to pass before it is up."""
+        return self.api.asked.is_set()
 
 
 class Google(Runtime):
@@ -347,10 +355,3 @@ class Azure(Runtime):
 
 
 RUNTIMES: tuple[type[Runtime], ...] = (AwsLambda, Google, Scaleway, Knative, OpenFaas, Wsgi, Asgi, Azure)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

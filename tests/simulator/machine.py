@@ -83,6 +83,7 @@ class LocalMachine:
         self._thread: threading.Thread | None = None
         self._address = ""
         self._changes: dict[str, Any] = {}
+        self._controlling = threading.Lock()
         self.supervisor = Supervisor(
             folder=self.folder,
             processes=machines.processes,
@@ -160,11 +161,12 @@ class LocalMachine:
             planned["silent"] = True
         if plan.never == "warmup":
             planned["hold_after"] = 0
-        self._changes = {**self._changes, **changes}
-        text = json.dumps({**planned, **self._machines.controls, **self._changes})
-        draft = self.folder / "ollama.json.new"
-        draft.write_text(text)
-        os.replace(draft, self.folder / "ollama.json")
+        with self._controlling:  # a boot writes them as well as a test
+            self._changes = {**self._changes, **changes}
+            text = json.dumps({**planned, **self._machines.controls, **self._changes})
+            draft = self.folder / "ollama.json.new"
+            draft.write_text(text)
+            os.replace(draft, self.folder / "ollama.json")
 
     # -- cloud-init
 

@@ -91,6 +91,8 @@ class Front:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = {client: server, server: client}
             with self._lock:
+                if self.dark:  # since it was accepted: no cut would have ended it
+                    return
                 self._open |= pair.keys()
             try:
                 while all(self._moved(one, pair[one]) for one in select.select(list(pair), [], [])[0]):

@@ -34,7 +34,7 @@ def oldest_python() -> str:
 PYTHON = oldest_python()
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -44,11 +44,13 @@ def until(true: Callable[[], object], what: str, seconds: float = 10.0) -> None:
 class Machine:
     """The files of an instance below one folder, and an agent that runs on them.
 
-    The agent is the real one but for three lines: its watchdog looks five times a second, notes the idle seconds each
-    time and takes `think_s` for it; workers on their way to Ollama are waited for `settle_s`.
+    The agent is the real one but for some lines: its watchdog looks five times a second, notes the idle seconds each
+    time, and goes no further than to a look that condemns the machine while the file `thinks` is there; while `settles`
+    is, no fence is answered; a busy worker is waited for longer; and a listing takes at most `listing_s`. The policy's
+    deadline may be given as `deadline_in_s`.
     """
 
-    def __init__(self, root: Path, *, think_s: float = 0.0, settle_s: float = 0.1, **policy: Any) -> None:
+    def __init__(self, root: Path, *, listing_s: float = 0.9, deadline_in_s: int | None = None, **policy: Any) -> None:
         self.root = root
         for prefix in PREFIXES:
             self.place(prefix).mkdir(parents=True)
@@ -56,8 +58,8 @@ class Machine:
         self.upstream = f"127.0.0.1:{self.listener.getsockname()[1]}"
         defaults = {
             "v": 1, "request": "0" * 32, "name": "exollama", "model": "tiny", "image": "x", "idle_s": 1800,
-            "boot_s": 1800, "retention_s": 86400, "deadline": None, "grace_s": 3600, "action": "destroy",
-            "keep_failed": False, "upstream": self.upstream, "version": "0.0.0",
+            "boot_s": 1800, "retention_s": 86400, "deadline": deadline_in_s and int(time.time()) + deadline_in_s,
+            "grace_s": 3600, "action": "destroy", "keep_failed": False, "upstream": self.upstream, "version": "0.0.0",
         }  # fmt: skip
         self.place("/etc/exollama/policy.json").write_text(json.dumps({**defaults, **policy}))
         self.place("/etc/exollama/key").write_text(KEY + "\n")
@@ -74,12 +76,17 @@ class Machine:
         texts = {name: (ROOT / "cloudinit" / name).read_text() for name in ("agent.py", "rules.py")}
         for prefix in PREFIXES:
             texts["agent.py"] = texts["agent.py"].replace(f'"{prefix}', f'"{self.place(prefix)}')
-        self.looks = root / "looks"
+        self.looks, self.thinks, self.settles = root / "looks", root / "thinks", root / "settles"
         changed = {
             "            time.sleep(1)\n": "            time.sleep(0.2)\n",
-            "SETTLE_S = 0.1\n": f"SETTLE_S = {settle_s}\n",
+            "    time.sleep(SETTLE_S)\n": "    time.sleep(SETTLE_S)\n"
+            f"    while Path({str(self.settles)!r}).exists():\n        time.sleep(0.01)\n",
+            "LOOK_S, LOOKS = 0.005, 400\n": "LOOK_S, LOOKS = 0.005, 4000\n",
+            "LISTING_S = 0.9\n": f"LISTING_S = {listing_s}\n",
             "        policy = self.policy\n": f"        with open({str(self.looks)!r}, 'a') as looks:\n"
-            f"            print(idle_s, file=looks)\n        time.sleep({think_s})\n        policy = self.policy\n",
+            "            print(idle_s, file=looks)\n"
+            f"        while idle_s >= self.policy['idle_s'] + MARGIN_S and Path({str(self.thinks)!r}).exists():\n"
+            "            time.sleep(0.01)\n        policy = self.policy\n",
         }
         for line, change in changed.items():
             [name] = [name for name, text in texts.items() if line in text]

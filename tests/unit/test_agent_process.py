@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.machine import KEY, ROOT, A, B, Machine, until
+from tests.unit.machine import KEY, ROOT, A, B, Machine, policy, until
 
 
 @pytest.mark.parametrize("name", ["agent.py", "bootstrap.py", "commands.py", "door.py", "gpu.py", "rules.py"])
@@ -76,16 +76,16 @@ def test_idle_counts_from_requests_touches_streams_and_the_end_of_the_boot(machi
     machine.advance(100)
     assert 100 <= machine.status()["idle_s"] < 110
     assert machine.ask("POST", "touch") == (204, None)
-    assert machine.status()["idle_s"] < 2
+    assert machine.status()["idle_s"] < 50
     machine.advance(100)
     with machine.activity.open("a") as log:
         log.write(".\n.\n")
     status = machine.status()
-    assert (status["requests"], status["idle_s"] < 2) == (2, True)
+    assert (status["requests"], status["idle_s"] < 50) == (2, True)
     machine.advance(100)
     assert machine.status()["idle_s"] >= 100
     machine.boot("model")
-    assert machine.status()["idle_s"] < 2
+    assert machine.status()["idle_s"] < 50
     machine.boot("ready")
     machine.advance(50)
     assert 50 <= machine.status()["idle_s"] < 60
@@ -96,7 +96,7 @@ def test_in_flight_is_the_kernels_count_and_keeps_the_machine_busy(machine: Mach
     streams = [socket.create_connection((host, int(port))) for _ in range(3)]
     machine.advance(5000)
     assert machine.status()["in_flight"] == 3
-    until(lambda: machine.status()["idle_s"] < 2, "a look at them that takes them for more than listings", 5)
+    until(lambda: machine.status()["idle_s"] < 2, "a look at them that takes them for more than listings")
     assert machine.ask("PUT", f"fence/{A}")[0] == 201
     assert machine.ask("POST", f"fence/{A}/commit") == (409, {"error": "3 in flight"})
     for stream in streams:
@@ -108,12 +108,14 @@ def test_in_flight_is_the_kernels_count_and_keeps_the_machine_busy(machine: Mach
 
 def test_a_stream_that_ends_between_two_questions_was_activity(machine: Machine) -> None:
     machine.advance(5000)
+    machine.looked()
     host, _, port = machine.upstream.rpartition(":")
     with socket.create_connection((host, int(port))):
-        time.sleep(2.5)  # it looks once a second, and twice at what may be a listing
-    assert machine.status()["idle_s"] < 3
+        until(lambda: machine.noted()[-1] < 60, "a look by itself that takes it for more than a listing")
+    assert machine.status()["idle_s"] < 60
 
 
+@policy(listing_s=30)
 def test_requests_that_end_at_once_are_no_activity_unless_nginx_logged_them(machine: Machine) -> None:
     """As a dashboard's that lists models: however often it is seen, it keeps nothing alive."""
     machine.advance(5000)
@@ -132,7 +134,7 @@ def test_the_fence_is_a_file_while_it_stands_and_is_kept_through_restarts(machin
     assert fence.exists()
     machine.advance(60)
     machine.restart()
-    assert 55 < machine.status()["fence"]["lease_s"] <= 60
+    assert 30 < machine.status()["fence"]["lease_s"] <= 60
     assert machine.ask("PUT", f"fence/{B}")[0] == 409
     assert machine.ask("DELETE", f"fence/{B}")[0] == 409
     machine.advance(60)
@@ -173,11 +175,11 @@ def test_an_unreadable_fence_file_shuts_the_machine_for_one_lease(machine: Machi
 def test_idle_time_outlives_a_restart_and_a_request_meanwhile_counts(machine: Machine) -> None:
     machine.advance(500)
     machine.restart()
-    assert 500 <= machine.status()["idle_s"] < 510
+    assert 500 <= machine.status()["idle_s"] < 560
     machine.stop()
     machine.activity.write_text(".\n")
     machine.start()
-    assert machine.status()["idle_s"] < 3
+    assert machine.status()["idle_s"] < 60
 
 
 def test_bodies_methods_and_lines_that_are_wrong_get_json_and_the_agent_goes_on(machine: Machine) -> None:
@@ -236,20 +238,30 @@ def test_of_many_at_once_one_gets_the_fence(machine: Machine) -> None:
     assert sorted(answers.values()) == [201] + [409] * 11
 
 
-BUSY = """
-import pathlib, subprocess, sys
-spin = "import pathlib, time; end = time.monotonic() + 0.7\\nwhile time.monotonic() < end: pass\\n"
-subprocess.run([sys.executable, "-c", spin + f"pathlib.Path({sys.argv[1]!r}).touch(); time.sleep(60)"])
+BUSY = '''
+import subprocess, sys
+worker = """
+import pathlib, sys, time
+fence, spins, slept = map(pathlib.Path, sys.argv[1:])
+spins.touch()
+while not fence.exists(): pass
+end = time.monotonic() + 0.5
+while time.monotonic() < end: pass
+slept.touch()
+time.sleep(60)
 """
+subprocess.run([sys.executable, "-c", worker, *sys.argv[1:]])
+'''
 
 
 def test_a_fence_is_answered_once_every_worker_of_nginx_has_slept_since_it_stands(machine: Machine) -> None:
     """On a machine whose processors are taken, one may be between its look at the fence and its connect() for long."""
-    slept = machine.root / "slept"
-    with subprocess.Popen([sys.executable, "-c", BUSY, str(slept)], start_new_session=True) as nginx:
+    fence, spins, slept = machine.run / "fence", machine.root / "spins", machine.root / "slept"
+    argv = [sys.executable, "-c", BUSY, *map(str, (fence, spins, slept))]
+    with subprocess.Popen(argv, start_new_session=True) as nginx:
         try:
             (machine.run / "nginx.pid").write_text(f"{nginx.pid}\n")
-            until(Path(f"/proc/{nginx.pid}/task/{nginx.pid}/children").read_text, "its worker")
+            until(spins.exists, "its worker is busy")
             assert machine.ask("PUT", f"fence/{A}")[0] == 201
             assert slept.exists()
         finally:

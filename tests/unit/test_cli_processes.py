@@ -63,7 +63,7 @@ def test_a_signal_ends_a_verb_soon_with_its_code_and_without_a_traceback(
         with waiting:
             waiting.recv(1)  # the request is under way
             process.send_signal(sent)
-            _, err = process.communicate(timeout=5)
+            _, err = process.communicate(timeout=15)  # an answer would be waited for much longer
     finally:
         process.kill()
         process.communicate()

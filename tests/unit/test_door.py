@@ -39,8 +39,12 @@ class Doorway:
         tls = self.agent.place("/var/lib/exollama/tls")
         files = ["-keyout", str(tls / "key.pem"), "-out", str(tls / "cert.pem")]
         subprocess.run([*argv, "-subj", "/CN=t", *files], check=True, capture_output=True)
-        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("::1", 0), family=10) as free6:
-            self.port, self.port6 = free.getsockname()[1], free6.getsockname()[1]
+        # Bound for as long as this is there, so that nobody else is given them; whoever means them can still listen.
+        self.ports = [socket.socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
+        for one, host in zip(self.ports, ("127.0.0.1", "::1"), strict=True):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((host, 0))
+        self.port, self.port6 = (one.getsockname()[1] for one in self.ports)
         conf = CONF.replace("listen 11435", f"listen 127.0.0.1:{self.port}")
         conf = conf.replace("listen [::]:11435", f"listen [::1]:{self.port6}")
         self.agent.place("/etc/exollama/nginx.conf").write_text(conf)
@@ -75,11 +79,10 @@ class Doorway:
         return context.wrap_socket(socket.create_connection((host, port or self.port), 10))
 
     def said(self, *heads: bytes, port: int | None = None) -> bytes:
-        """All that is answered to some requests on one connection, until it ends or says nothing for half a second."""
+        """All that is answered to some requests on one connection, of which the last one is to end it."""
         with self.connect(port) as link:
             for head in heads:
                 link.sendall(head)
-            link.settimeout(0.5)
             text = b""
             with contextlib.suppress(OSError):
                 while part := link.recv(65536):
@@ -87,7 +90,7 @@ class Doorway:
             return text
 
     def endpoint(self, key: str = KEY) -> Endpoint:
-        return Endpoint("127.0.0.1", Secret(key), port=self.port, timeout_s=5)
+        return Endpoint("127.0.0.1", Secret(key), port=self.port, timeout_s=20)
 
     def close(self) -> str:
         """End it; what it had to say."""
@@ -96,6 +99,8 @@ class Doorway:
         self.process.wait(10)
         self.agent.stop()
         self.agent.listener.close()
+        for one in self.ports:
+            one.close()
         assert self.process.stdout
         assert self.process.stderr
         said = self.process.stdout.read() + self.process.stderr.read()
@@ -242,11 +247,11 @@ def test_a_dead_agent_is_waited_for_as_behind_nginx(doorway: Doorway) -> None:
 def test_what_is_no_request_or_too_long_gets_no_answer(doorway: Doorway, head: bytes) -> None:
     with contextlib.suppress(OSError):
         assert doorway.said(head) == b""
-    assert doorway.said(request("/.exollama/proof")).startswith(b"HTTP/1.1 200 ")
+    assert doorway.said(request("/.exollama/proof", "Connection: close")).startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_hangs_is_let_go_and_a_crowd_shuts_nobody_out(tmp_path: Path) -> None:
-    doorway = Doorway(tmp_path, PATIENCE_S="0.5", MOST="20")
+    doorway = Doorway(tmp_path, PATIENCE_S="4", MOST="20")
     doorway.agent.start()
     try:
         before = doorway.tell("open")
@@ -259,13 +264,13 @@ def test_who_hangs_is_let_go_and_a_crowd_shuts_nobody_out(tmp_path: Path) -> Non
             began = time.monotonic()
             endpoint = doorway.endpoint()
             assert endpoint.status()["boot"]["phase"] == "ready"
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 4, "it waited for them: they have four seconds"
             endpoint.close()
             assert doorway.tell("files") <= before + 2 * 20 + 4
             for link in slow[15:]:  # a byte now and then is no request
                 with contextlib.suppress(OSError):
                     link.sendall(b"x")
-            until(lambda: doorway.tell("files") <= before + 1, "everybody is let go", 5)
+            until(lambda: doorway.tell("files") <= before + 1, "everybody is let go")
     finally:
         assert doorway.close() == ""
 
@@ -284,7 +289,7 @@ def test_once_it_is_closed_the_port_is_free_at_once_whoever_was_connected(doorwa
             assert idle.recv(1) == b""
     doorway.tell("close")
     doorway.tell("open")
-    assert doorway.said(request("/.exollama/proof")).startswith(b"HTTP/1.1 200 ")
+    assert doorway.said(request("/.exollama/proof", "Connection: close")).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_mark_that_a_killed_boot_left_is_gone_once_the_next_one_hands_the_port_over(tmp_path: Path) -> None:
@@ -327,5 +332,5 @@ def test_many_at_once_are_all_answered(doorway: Doorway) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert found == ["ready"] * 60

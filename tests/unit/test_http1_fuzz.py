@@ -264,23 +264,23 @@ ADVERSARIAL = [
 def test_no_head_takes_long(lines: bytes, accepted: bool) -> None:
     there, back = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n"
     assert len(there) <= 65536
-    started = time.monotonic()
+    started = time.thread_time()
     assert (read(parse_request, there) is not None) == (read(parse_response, back) is not None) == accepted
-    assert time.monotonic() - started < 2  # milliseconds, wherever it is linear
+    assert time.thread_time() - started < 2  # milliseconds, wherever it is linear
 
 
 def test_no_host_and_no_target_takes_long() -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     for line in (b"Host: " + b"a." * 30000 + b"/", b"Host: [" + b":" * 60000):
         assert read(parse_request, b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n") is None
     for target in (b"http://" + b"a" * 60000 + b"@", b"/" * 60000 + b"#", b"?" * 60000):
         assert read(parse_request, b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n") is None
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_chunked_body_byte_by_byte_does_not_take_long() -> None:
     body, raw = Chunked(), b"0\r\n" + b"A: " + 16000 * b"b" + b"\r\n\r\n"
-    started = time.monotonic()
+    started = time.thread_time()
     assert sum(body.feed(raw[at : at + 1]) for at in range(len(raw))) == len(raw)
     assert body.done
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2

@@ -153,7 +153,7 @@ def test_that_the_zones_cannot_be_listed_does_not_hide_what_is_missing() -> None
 
 
 def test_other_zones_are_asked_at_once_and_one_that_does_not_answer_hides_no_other() -> None:
-    account, both = Account(), threading.Barrier(2, timeout=5)
+    account, both = Account(), threading.Barrier(2, timeout=30)
     account.templates |= {"at-vie-1": [], "de-fra-1": [{"id": "x", "name": "Mine"}]}
 
     def send(request: Request) -> Response:

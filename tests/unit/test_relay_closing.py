@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from client.downstream import STALL_S
 from tests.unit.relaying import OK, PATIENCE_S, Relay, get, post, relay
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -102,25 +104,32 @@ def test_whoever_stands_still_in_the_middle_of_an_answer_keeps_nothing_in_use(mo
 
 
 def test_whoever_reads_slowly_but_reads_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.downstream.STALL_S", 0.5)
     monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
-    size = 12 << 20
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (24 << 20)
     with relay() as it:
         program = it.program(receive=1 << 16)
         program.send(get())
         far = it.far.accept()
         far.message()
-        sender = threading.Thread(
-            target=far.sock.sendall, args=(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size),)
-        )
-        sender.start()
         (down,) = it.forwarder._connections
+        down.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        sender = threading.Thread(target=far.sock.sendall, args=(head + bytes(24 << 20),))
+        sender.start()
         it.wait(lambda: down.stuffed)
-        for _ in range(12):
-            program.read(1 << 20)
-            time.sleep(0.1)
+        seen, left = down.deadline, len(head) + (24 << 20)
+        while left > 8 << 20:
+            piece = program.read(1 << 18)
+            assert piece
+            left -= len(piece)
+            # Some of it was taken, and the rest is too much again.
+            if down.deadline not in (seen, math.inf) and it.ahead_s < 4 * STALL_S:
+                seen = down.deadline
+                it.ahead_s += 0.8 * STALL_S
+                time.sleep(0.05)
+        assert len(program.read(left)) == left
         sender.join()
         assert it.counts == {"forwarded": 1}
+        assert it.ahead_s > 3 * STALL_S
 
 
 def test_what_was_held_and_refused_at_the_end_is_never_sent() -> None:
@@ -164,7 +173,6 @@ def test_an_answer_whose_rest_nobody_reads_is_given_up(broken: bool, monkeypatch
 def test_whoever_reads_nothing_of_an_early_answer_is_given_up_also_once_its_body_is_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("client.downstream.STALL_S", 0.5)
     monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
     with relay() as it:
         program = it.program(receive=1 << 16)
@@ -177,5 +185,7 @@ def test_whoever_reads_nothing_of_an_early_answer_is_given_up_also_once_its_body
         (down,) = it.forwarder._connections
         it.wait(lambda: down.stuffed)
         program.send(b"dy")
+        it.wait(lambda: down.exchange and down.exchange.body.done)
+        it.ahead_s += STALL_S
         it.wait(lambda: not it.forwarder.active)
         assert it.counts == {"left": 1}

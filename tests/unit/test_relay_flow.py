@@ -1,6 +1,9 @@
 """Gigabytes through the forwarder: never more of them in it than it has to hold, and nobody waits for another."""
 
+import array
+import fcntl
 import socket
+import termios
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ import pytest
 
 from client.downstream import Downstream
 from client.upstream import Upstream
+from tests.unit.machine import until
 from tests.unit.relaying import HOST, OK, PATIENCE_S, Relay, Wire, get, relay
 
 BLOCK = bytes(range(256)) * 4096
@@ -74,6 +78,13 @@ def ends(it: Relay) -> tuple[Downstream, Upstream]:
     (exchange,) = it.forwarder._active
     assert exchange.up
     return exchange.down, exchange.up
+
+
+def waiting(down: Downstream) -> int:
+    """Bytes that have arrived and are not read yet."""
+    count = array.array("i", [0])
+    fcntl.ioctl(down.transport.get_extra_info("socket").fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
@@ -211,11 +222,13 @@ def test_an_answer_before_a_body_was_passed_on_lets_the_program_go_on() -> None:
         up = it.forwarder.keeper.pool._idle[0]
         up.transport.set_write_buffer_limits(100)
         up.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        (down,) = it.forwarder._connections
         it.loop.call_soon_threadsafe(gate.wait, PATIENCE_S)  # so that all of it is there when it is read
-        program.send(b"POST /api/chat HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        request = b"POST /api/chat HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        program.send(request)
+        until(lambda: waiting(down) == len(request), "all of it is there")
         gate.set()
         it.wait(lambda: it.forwarder.active)
-        down, _ = ends(it)
         assert down._held_back
         assert down.exchange
         assert down.exchange.body.done

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.relaying import HOST, OK, Wire, get, post, relay
+from client.downstream import BODY_S, HEAD_S, KEEP_ALIVE_S, LINGER_S
+from tests.unit.relaying import HOST, OK, Relay, Wire, get, post, relay
 
 LEAVES = pytest.mark.parametrize(
     "leave", [Wire.close, Wire.half_close, Wire.reset], ids=["closes", "half closes", "resets"]
@@ -174,10 +175,14 @@ def test_a_connection_more_than_are_taken_is_ended_and_the_others_go_on(monkeypa
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEAD_S", "BODY_S", "LINGER_S"):
-        monkeypatch.setattr(f"client.downstream.{name}", 0.05)
+def swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
+
+
+def passes(it: Relay, seconds: float) -> None:
+    """More than so many seconds pass, once the forwarder is through with what it does."""
+    it.settle()
+    it.ahead_s += seconds + 1
 
 
 def late(program: Wire) -> None:
@@ -188,30 +193,34 @@ def late(program: Wire) -> None:
     assert program.rest() == b""
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("swept")
 @pytest.mark.parametrize("part", [b"G", get()[:-1], b"\r\nGET"], ids=["a byte", "all but one", "behind an empty line"])
 @pytest.mark.parametrize("first", [True, False], ids=["the first", "a later one"])
 def test_a_head_that_takes_too_long_is_a_408(part: bytes, first: bool) -> None:
     with relay() as it:
         program = it.program() if first else it.ask(get())[0]
         program.send(part)
+        it.wait(lambda: any(down._pending for down in it.forwarder._connections))
+        passes(it, HEAD_S)
         late(program)
         assert it.counts["malformed"] == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("swept")
 def test_a_head_that_trickles_is_a_408_all_the_same() -> None:
     with relay() as it:
         program = it.program()
         with contextlib.suppress(ConnectionError):
             for byte in get(more=b"X-A: " + b"a" * 500_000):
                 program.send(bytes([byte]))
+                it.settle()
+                it.ahead_s = min(it.ahead_s + 1, HEAD_S + 1)
                 if not program.quiet():
                     break
         assert program.until(b"\r\n").startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("swept")
 def test_a_body_that_stands_still_is_a_408_and_frees_the_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.forwarder._SHORT_S", 0.0)
     with relay() as it:
@@ -219,24 +228,27 @@ def test_a_body_that_stands_still_is_a_408_and_frees_the_instance(monkeypatch: p
         program.send(post(b"half")[:-2])
         far = it.far.accept()
         far.until(b"ha")
+        passes(it, BODY_S)
         late(program)
         far.ends()
         assert it.forwarder.active == 0
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_connection_without_a_request_is_ended_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.downstream.KEEP_ALIVE_S", 0.05)
+@pytest.mark.usefixtures("swept")
+def test_a_connection_without_a_request_is_ended_without_an_answer() -> None:
     with relay() as it:
-        assert it.program().rest() == b""
+        program = it.program()
+        it.wait(lambda: it.forwarder._connections)
+        passes(it, HEAD_S)
+        assert program.rest() == b""
         program, _ = it.ask(get())
+        passes(it, KEEP_ALIVE_S)
         assert program.rest() == b""
 
 
+@pytest.mark.usefixtures("swept")
 @pytest.mark.parametrize("held", [True, False])
-def test_a_program_that_waits_takes_no_time_of_its_own(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.downstream.BODY_S", 0.5)
-    monkeypatch.setattr("client.forwarder._SWEEP_S", 0.01)
+def test_a_program_that_waits_takes_no_time_of_its_own(held: bool) -> None:
     with relay() as it:
         if held:
             it.source.open.clear()
@@ -245,7 +257,8 @@ def test_a_program_that_waits_takes_no_time_of_its_own(held: bool, monkeypatch: 
         programs[1].send(post(b"", more=b"Expect: 100-continue\r\n").replace(b"Length: 0", b"Length: 1"))
         it.wait(lambda: it.forwarder.active == 2)
         if held:
-            threading.Event().wait(1.2)  # what does not happen can only be waited for
+            passes(it, 2 * BODY_S)
+            threading.Event().wait(0.1)  # what does not happen can only be waited for
             it.source.open.set()
         fars = [it.far.accept() for _ in range(2)]
         for far in fars:
@@ -261,12 +274,13 @@ def test_a_program_that_waits_takes_no_time_of_its_own(held: bool, monkeypatch: 
             program.expect(OK)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("swept")
 def test_whoever_does_not_stop_sending_after_a_refusal_is_cut_off() -> None:
     with relay() as it:
         program = it.program()
         program.send(b"nonsense\r\n\r\n")
         assert program.until(b"\r\n").startswith(b"HTTP/1.1 400 ")
+        passes(it, LINGER_S)
         with contextlib.suppress(ConnectionError):
             while True:  # until it is cut off
                 program.send(b"x" * 1000)

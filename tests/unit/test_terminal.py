@@ -35,6 +35,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(client.terminal, "TICK_S", 3600.0)  # on a slow machine no seconds go on by themselves
 
 
 @pytest.fixture

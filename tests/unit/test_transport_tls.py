@@ -72,7 +72,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 def ask(send: Send, port: int, host: str = "localhost") -> bytes:
-    return send(Request("GET", f"https://{host}:{port}/zone", {}, b"", 5.0)).body
+    return send(Request("GET", f"https://{host}:{port}/zone", {}, b"", 30.0)).body
 
 
 @pytest.mark.parametrize("name", SENDS)
@@ -130,7 +130,7 @@ def test_plain_http_reads_nothing_of_it(name: str, read: list[object]) -> None:
         thread.start()
         try:
             send = SENDS[name]()
-            assert send(Request("GET", f"http://127.0.0.1:{server.server_port}/", {}, b"", 5.0)).body == b"ok"
+            assert send(Request("GET", f"http://127.0.0.1:{server.server_port}/", {}, b"", 30.0)).body == b"ok"
         finally:
             server.shutdown()
             thread.join()

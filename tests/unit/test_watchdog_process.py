@@ -2,7 +2,7 @@
 
 import socket
 import threading
-import time
+from pathlib import Path
 
 from tests.unit.machine import A, B, Machine, policy, until
 
@@ -34,8 +34,7 @@ def test_a_machine_in_use_never_powers_itself_off_until_its_deadline(machine: Ma
         assert not machine.off.exists()
 
 
-# Reckoned from when the tests were collected, which may be many minutes ago.
-@policy(deadline=int(time.time()) + 100_000)
+@policy(deadline_in_s=100_000)
 def test_past_the_deadline_and_its_grace_it_goes_whatever_is_in_flight(machine: Machine) -> None:
     host, _, port = machine.upstream.rpartition(":")
     with socket.create_connection((host, int(port))):
@@ -106,13 +105,16 @@ def test_requests_hold_it_off_and_it_counts_from_their_end(machine: Machine) -> 
     until(machine.powered_off, "the power-off")
 
 
-@policy(idle_s=60, settle_s=1.5)
+@policy(idle_s=60)
 def test_a_request_that_comes_behind_its_fence_stops_its_commit_and_the_fence_is_lifted(machine: Machine) -> None:
     """A worker that had looked for the fence just before: connected while it is waited for."""
+    machine.settles.touch()
     machine.advance(970)
     until((machine.run / "fence").exists, "its fence")
     with socket.create_connection(upstream(machine)):
+        machine.settles.unlink()
         until(lambda: not (machine.run / "fence").exists(), "the fence's end")
+        until(lambda: machine.status()["idle_s"] < 60, "a look that takes it for more than a listing")
         machine.looked()
         assert not machine.off.exists()
         assert machine.status()["fence"] is None
@@ -134,16 +136,22 @@ def test_a_touch_that_was_answered_204_is_never_followed_by_a_power_off(machine:
     until(machine.powered_off, "the power-off")
 
 
-@policy(idle_s=60, think_s=0.7)
+@policy(idle_s=60)
 def test_a_touch_between_its_look_and_its_commit_is_not_promised_anything(machine: Machine) -> None:
     """Whoever touches the machine meanwhile is refused, and goes elsewhere: 204 would be a promise."""
+    assert machine.process
+    tasks = Path(f"/proc/{machine.process.pid}/task")
+    machine.thinks.touch()
     machine.advance(970)
     until(lambda: max(machine.noted(), default=0) >= 960, "the look that condemns it")
-    assert not machine.off.exists(), "it thinks for a while"
+    assert not machine.off.exists(), "it thinks"
+    before = len(list(tasks.iterdir()))
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(machine.ask("POST", "touch")[0])) for _ in range(4)]
     for thread in threads:
         thread.start()
+    until(lambda: len(list(tasks.iterdir())) >= before + 4, "all of them are asking")
+    machine.thinks.unlink()
     for thread in threads:
         thread.join()
     assert answers == [503] * 4
@@ -182,7 +190,7 @@ def test_a_commit_that_its_owner_lifted_powers_nothing_off(machine: Machine) -> 
     assert machine.ask("POST", "touch")[0] == 204
 
 
-@policy(idle_s=10**6, deadline=int(time.time()) + 100_000)
+@policy(idle_s=10**6, deadline_in_s=100_000)
 def test_somebody_elses_commit_is_theirs_to_carry_out_even_past_the_deadline(machine: Machine) -> None:
     machine.advance(103_300)
     assert machine.ask("PUT", f"fence/{A}")[0] == 201

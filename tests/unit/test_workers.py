@@ -29,7 +29,7 @@ def test_it_is_isolated_as_a_process_of_its_own():
 
 def test_something_is_left_running():
     threading.Thread(target=threading.Event().wait, name="straggler", daemon=True).start()
-    subprocess.Popen(["sleep", "30"], start_new_session=True, stdout=-3, stderr=-3).returncode = 0
+    subprocess.Popen(["sleep", "90"], start_new_session=True, stdout=-3, stderr=-3).returncode = 0
 """
 
 
@@ -44,7 +44,7 @@ def test_what_workers_counted_is_told_once_for_all_and_what_one_left_running_fai
     counted, _, left = done.stdout.partition("left running after the tests:")
     try:
         assert "thread straggler" in left, done.stdout + done.stderr
-        assert "sleep 30" in left
+        assert "sleep 90" in left
         assert done.returncode == 1
         assert "3 passed" in done.stdout
         for line in ("so much", "so many", "        2 good", "1 faults in 1 calls of 1 situations", "(here: 3)"):
