@@ -86,7 +86,7 @@ class Machine:
             "        policy = self.policy\n": f"        with open({str(self.looks)!r}, 'a') as looks:\n"
             "            print(idle_s, file=looks)\n"
             f"        while idle_s >= self.policy['idle_s'] + MARGIN_S and Path({str(self.thinks)!r}).exists():\n"
-            "            time.sleep(0.01)\n        policy = self.policy\n",
+            "            __import__('time').sleep(0.01)\n        policy = self.policy\n",
         }
         for line, change in changed.items():
             [name] = [name for name, text in texts.items() if line in text]
