@@ -42,14 +42,18 @@ ACTIVITY = [
 
 def test_each_use_writes_two_bytes_and_looking_writes_none(instance: Instance) -> None:
     for method, path, expected in ACTIVITY:
-        assert instance.counted(lambda m=method, p=path: instance.ask(m, p)) == expected, (method, path)  # type: ignore[misc]
-        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None))  # type: ignore[misc]
+        assert instance.counted(lambda m=method, p=path: instance.ask(m, p), expected) == expected, (method, path)  # type: ignore[misc]
+        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None), 0)  # type: ignore[misc]
         assert refused == 0, ("without a key", method, path)
     fenced = instance.run / "fence"
     fenced.write_text("")
     for method, path, expected in ACTIVITY:
-        assert instance.counted(lambda m=method, p=path: instance.ask(m, p)) == expected, ("fenced", method, path)  # type: ignore[misc]
-        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None))  # type: ignore[misc]
+        assert instance.counted(lambda m=method, p=path: instance.ask(m, p), expected) == expected, (
+            "fenced",
+            method,
+            path,
+        )  # type: ignore[misc]
+        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None), 0)  # type: ignore[misc]
         assert refused == 0, ("fenced, without a key", method, path)
     fenced.unlink()
 
