@@ -222,6 +222,7 @@ def test_a_retry_after_of_a_day_is_capped_and_named_where_it_stays(records: Simu
         slept.append(seconds)
         time.sleep(0.002)
 
+    records.options.at_once = True  # no wait but those that are asked for
     records.fault("list-instances", "429", times=2, retry_after=86400)
     records.fault("create-instance", "429", retry_after=86400)
     provision.run(clerk.settings(), wait=False, sleep=sleep)
