@@ -122,6 +122,9 @@ def test_the_with_block_ends_threads_processes_and_folder() -> None:
         pids = [simulator.warden_pid, *seen.pids.values()]
         folder = simulator.base
     assert gone(pids, folder)
+    deadline = time.monotonic() + 10
+    while not set(threading.enumerate()) <= before and time.monotonic() < deadline:
+        time.sleep(0.02)  # what served its last connections
     assert set(threading.enumerate()) <= before
 
 
