@@ -33,7 +33,7 @@ OWNER, OTHER = "a" * 32, "b" * 32
 ANSWER_TIMEOUT_S = 20.0
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait until something is so; fail saying what was waited for."""
     end = time.monotonic() + seconds
     while not true():
