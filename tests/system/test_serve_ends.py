@@ -126,7 +126,7 @@ def test_whoever_still_waits_for_a_boot_is_told_so_and_the_boot_goes_on(cloud: S
     with serving(user, "--drain", "1") as served:
         program = Streaming(served)
         program.start()
-        served.run.until(lambda: served.status()["phase"] == "model", "it boots")
+        served.run.until(lambda: (served.status()["percent"] or 0) > 39, "it boots")
         served.end().ended(0, "Finishing 1 request(s)", "still being started", "exollama stop")
         program.join(20)
         assert program.answer
