@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
+PATIENCE_MS = 20_000
+"""How long a page may take to show what is expected of it: some of that is a boot's, or the next look's."""
 DOWNLOAD = [sys.executable, "-m", "playwright", "install", "--only-shell", "chromium"]
 
 
@@ -43,6 +45,7 @@ def chromium() -> str | None:
 def browser() -> Iterator[Browser]:
     """One that runs for as long as the block takes. Meanwhile this thread has a running loop."""
     sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root has none to offer
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=chromium(), args=sandbox)
         try:
@@ -56,7 +59,7 @@ class Sheet:
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self._context = browser.new_context(**options)
-        self._context.set_default_timeout(10_000)
+        self._context.set_default_timeout(PATIENCE_MS)
         self.page = self._context.new_page()
         self.asked: list[str] = []
         self.complaints: list[str] = []

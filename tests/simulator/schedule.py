@@ -18,7 +18,7 @@ class Schedule:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._wake = threading.Condition()
-        self._closed = False
+        self._closed = self._busy = False
         self._thread = threading.Thread(target=self._run, name="simulator-schedule", daemon=True)
 
     def start(self) -> None:
@@ -30,6 +30,12 @@ class Schedule:
             if not self._closed:
                 heapq.heappush(self._due, (time.monotonic() + seconds, next(self._order), deed))
                 self._wake.notify()
+
+    @property
+    def late(self) -> bool:
+        """Whether something was due before now and is not done yet."""
+        with self._wake:
+            return self._busy or bool(self._due and self._due[0][0] < time.monotonic())
 
     def close(self) -> None:
         """Drop what is not yet due and wait for what is running."""
@@ -48,7 +54,10 @@ class Schedule:
                 if self._closed:
                     return
                 _, _, deed = heapq.heappop(self._due)
+                self._busy = True
             try:
                 deed()
             except Exception:  # noqa: BLE001 - a thread of its own; the test is told
                 self._report(traceback.format_exc())
+            finally:
+                self._busy = False

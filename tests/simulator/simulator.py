@@ -215,6 +215,11 @@ class Simulator:
         return list(self.api.denied)
 
     @property
+    def late(self) -> bool:
+        """Whether something of its own was due before now and is not done yet, as on a busy machine."""
+        return self._schedule.late
+
+    @property
     def offset_file(self) -> Path:
         """For `python -m tests.simulator.timeshift`."""
         return self.clock.path

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from typing import NoReturn
 
 from functions import ExoscaleOllamaAdapter
@@ -19,7 +18,8 @@ def say(*words: object) -> None:
 
 
 def wait() -> None:
-    threading.Event().wait(60)  # sleeps are cut
+    for _ in range(120):  # a signal that comes just before one of these begins is heard at its end
+        threading.Event().wait(0.5)  # sleeps are cut
 
 
 def exit_7(*_: object) -> NoReturn:
@@ -28,12 +28,14 @@ def exit_7(*_: object) -> NoReturn:
 
 def child(adapter: ExoscaleOllamaAdapter, *, waits: bool) -> int:
     """Fork, and return how the child ended. It has its parent's adapter, and may use it."""
+    ready, told = os.pipe()
     if pid := os.fork():
         if waits:
-            time.sleep(1)
+            os.read(ready, 1)  # a signal that comes within the fork is forgotten
             os.kill(pid, signal.SIGTERM)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if waits:
+        os.write(told, b".")
         wait()
     assert adapter.proxy_request({"model": "granite3.1-dense:8b", "prompt": "why?"})
     adapter.shutdown()

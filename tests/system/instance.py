@@ -33,7 +33,7 @@ OWNER, OTHER = "a" * 32, "b" * 32
 ANSWER_TIMEOUT_S = 20.0
 
 
-def until(true: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait until something is so; fail saying what was waited for."""
     end = time.monotonic() + seconds
     while not true():
@@ -261,10 +261,11 @@ class Instance:
         assert size % 2 == 0
         return size // 2
 
-    def counted(self, deed: Callable[[], object]) -> int:
-        """By how much the activity file grew: a request's line is written right after its last byte."""
+    def counted(self, deed: Callable[[], object], expected: int) -> int:
+        """By how much the activity file grew: a request's line is written right after its last byte, once nginx may."""
         before = self.requests()
         deed()
+        until(lambda: self.requests() >= before + expected, "nginx's line")
         time.sleep(0.05)
         return self.requests() - before
 

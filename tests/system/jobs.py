@@ -132,7 +132,7 @@ def env(stage: Stage) -> None:
 def serve(stage: Stage) -> None:
     """As `serve --no-provision` does, within this process."""
     up = stage.in_use_label()
-    with client.forward(stage.settings, hold_s=2) as url:
+    with client.forward(stage.settings, hold_s=20) as url:
         request = urllib.request.Request(f"{url}/api/generate", json.dumps(PROMPT).encode())
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.system.verbs import ROOT, User
 
@@ -29,7 +30,13 @@ class Keyboard:
         self._seen = 0
 
     def type(self, *keys: str) -> None:
-        """Press keys. What is looked for from now on is what comes after."""
+        """Press keys. What is looked for from now on is what comes after.
+
+        Ctrl-C waits until the verb does: what it wrote last may be there just before it begins to wait for a key, or
+        for an answer, and a signal in between is heard at the next key.
+        """
+        if CTRL_C in keys:
+            self.until(lambda: self._state() in "SZ")
         self._read(0.0)
         self._seen = len(self.raw)
         os.write(self._master, "".join(keys).encode())
@@ -66,6 +73,10 @@ class Keyboard:
             self._read(0.02)
         self._read(0.0)
         return self.process.returncode
+
+    def _state(self) -> str:
+        """Of its main thread, as the kernel has it: S for one that waits, Z for one that has ended."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def _read(self, timeout_s: float) -> None:
         while select.select([self._master], [], [], timeout_s)[0]:

@@ -34,9 +34,9 @@ from tests.simulator.machine import LocalMachine
 from tests.simulator.records import Record
 from tests.system.crowd import Ledger, Request
 
-SLACK_S = 0.3
+SLACK_S = 1.5
 """How much later than its bytes were there a busy program notes the first of an answer."""
-DOWN_S = 3.0
+DOWN_S = 8.0
 """How long an Ollama that was killed may take to be back."""
 SILENCING = ("Ollama killed", "deleted", "powered off", "deleted booting")
 """What ends Ollama before nginx, or alone."""

@@ -99,6 +99,22 @@ def elsewhere(lodging: Lodging) -> Iterator[Callable[[], str]]:
         yield rest
 
 
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a forwarder has looked whether a use is to be recorded: up to a second after it.
+
+    Time that passes before that would let the use look young, since a forwarder's own clock stands still meanwhile.
+    """
+    looked, record = threading.Event(), Keeper._record
+
+    async def recording(self: Keeper, *arguments: Any, **more: Any) -> None:
+        await record(self, *arguments, **more)
+        looked.set()
+
+    monkeypatch.setattr(Keeper, "_record", recording)
+    return looked
+
+
 def test_the_original_s_example_runs_as_it_stands(cloud: Simulator, here: Clerk, make: Make) -> None:
     adapter = ExoscaleOllamaAdapter(
         api_key=cloud.key,
@@ -169,7 +185,8 @@ def test_a_request_in_flight_is_cut_by_neither_destroy_nor_shutdown(
         assert adapter.last_error
         assert "in use: 1 request(s) in flight" in adapter.last_error
         adapter.shutdown()
-        assert "in use" in caplog.records[-1].getMessage()
+        said = [one.getMessage() for one in caplog.records if one.name == "exollama.adapter"]
+        assert "in use" in said[-1]
         assert json.loads(rest())["done"] is True
     assert cloud.instance().id == seen.id
     assert adapter.ensure_instance() is None
@@ -180,8 +197,9 @@ def test_a_request_in_flight_is_cut_by_neither_destroy_nor_shutdown(
 def test_shutdown_finishes_what_this_process_has_under_way_or_cuts_it_after_its_bound(
     cloud: Simulator, lodging: Lodging, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_DRAIN_S", 1.0)
+    monkeypatch.setattr(module, "_AGAIN_S", 1.0)  # nginx may take a while to see that a request was cut
     for held in (False, True):
+        monkeypatch.setattr(module, "_DRAIN_S", 1.0 if held else 20.0)
         adapter = make()
         adapter.ensure_instance()
         cloud.ollama(hold_after=3)
@@ -198,10 +216,16 @@ def test_shutdown_finishes_what_this_process_has_under_way_or_cuts_it_after_its_
 
 
 def test_shutdown_starts_no_thread_since_an_interpreter_that_ends_has_none(
-    cloud: Simulator, adapter: ExoscaleOllamaAdapter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    cloud: Simulator,
+    adapter: ExoscaleOllamaAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    recorded: threading.Event,
 ) -> None:
     adapter.ensure_instance()
     assert adapter.proxy_request({"model": MODEL, "prompt": "Hello world"})
+    assert recorded.wait(20), "for which the forwarder starts a thread, as it does not again for long"
+    assert adapter.proxy_request({"model": MODEL, "prompt": "Hello world"}), "which is left to be recorded at the end"
     start = threading.Thread.start
 
     def refuse(self: threading.Thread) -> None:
@@ -223,22 +247,6 @@ def looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """The monitor looks often."""
     assert module._LOOK_S == 60
     monkeypatch.setattr(module, "_LOOK_S", 0.02)
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set once a forwarder has looked whether a use is to be recorded: up to a second after it.
-
-    Time that passes before that would let the use look young, since a forwarder's own clock stands still meanwhile.
-    """
-    looked, record = threading.Event(), Keeper._record
-
-    async def recording(self: Keeper, *arguments: Any, **more: Any) -> None:
-        await record(self, *arguments, **more)
-        looked.set()
-
-    monkeypatch.setattr(Keeper, "_record", recording)
-    return looked
 
 
 @pytest.mark.usefixtures("looking")

@@ -35,14 +35,13 @@ def stranger(cloud: Simulator, function: Function) -> User:
 def test_the_function_wakes_one_instance_for_all_and_is_asked_until_it_is_ready(
     cloud: Simulator, stranger: User, function: Function
 ) -> None:
-    cloud.boot(delay_s=0.1)
+    cloud.ollama(pull_hold_percent=40)
     with serving(stranger, "-v") as served, ThreadPoolExecutor(6) as programs:
         assert served.ask("GET", "/api/tags").status == 200
         assert function.asked == [], "looking wakes nobody"
         answers = [programs.submit(served.generate) for _ in range(6)]
-        served.run.until(
-            lambda: served.status()["phase"] in ("docker", "image", "model", "warmup"), "its phase is shown"
-        )
+        served.run.until(lambda: served.status()["phase"] == "model", "its phase is shown")
+        cloud.ollama(pull_hold_percent=None)
         for answer in answers:
             assert whole(answer.result())
         assert changes(cloud).count("create-instance") == 1

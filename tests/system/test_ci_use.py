@@ -43,7 +43,7 @@ def written(files: dict[str, str], name: str) -> str:
 def killed(user: User, moment: Callable[[], bool], files: dict[str, str]) -> str:
     """Provision for GitHub, kill that as soon as something is so, and return all that it printed."""
     with user.running("provision", "--format", "github", **files) as run:
-        run.until(moment, "the moment to kill it")
+        run.until(lambda: moment() and (not user.simulator.instances() or "is being created" in run.err), "the moment")
         run.process.send_signal(signal.SIGKILL)
         done = run.end()
     assert done.code == -signal.SIGKILL, done.said
@@ -62,7 +62,7 @@ def collected(cloud: Simulator, here: Clerk) -> str:
 def test_a_pipeline_that_is_killed_before_the_create_call_leaves_nothing(
     empty: Simulator, user: User, files: dict[str, str]
 ) -> None:
-    empty.fault("list-templates", "hang", seconds=3)
+    empty.fault("list-templates", "hang", seconds=8)
     killed(user, lambda: any(call.operation_id == "list-templates" for call in empty.calls), files)
     assert empty.instances() == []
     assert "create-instance" not in changes(empty)

@@ -235,7 +235,10 @@ def test_a_cancelled_step_waits_until_provision_has_ended(stubbed: GitHubJob) ->
 
 
 def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0  # it has ended meanwhile
 
 
 def test_a_forwarder_that_cannot_listen_fails_the_step_with_the_end_of_its_log(stubbed: GitHubJob) -> None:

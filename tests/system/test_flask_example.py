@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -45,20 +46,29 @@ def ask(run: Running) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
+def sources(run: Running, workers: int) -> set[str]:
+    """The Ollamas that as many workers answer from, each its own forwarder's, once it has one."""
+    with ThreadPoolExecutor(workers) as programs:  # at once, since a worker answers one at a time
+        answers = list(programs.map(lambda _: ask(run), range(workers)))
+    return {said["from"] for status, said in answers if status == 200}
+
+
 @pytest.mark.parametrize(
-    ("command", "number", "code"),
+    ("command", "workers", "number", "code"),
     [
-        (APP, signal.SIGTERM, -signal.SIGTERM),
-        (APP, signal.SIGINT, 0),
-        (GUNICORN, signal.SIGTERM, 0),
+        (APP, 1, signal.SIGTERM, -signal.SIGTERM),
+        (APP, 1, signal.SIGINT, 0),
+        (GUNICORN, 2, signal.SIGTERM, 0),
     ],
     ids=["SIGTERM", "Ctrl-C", "gunicorn"],
 )
 def test_it_starts_an_instance_answers_from_it_and_ends_it_with_itself(
-    cloud: Simulator, user: User, command: tuple[str, ...], number: signal.Signals, code: int
+    cloud: Simulator, user: User, command: tuple[str, ...], workers: int, number: signal.Signals, code: int
 ) -> None:
-    with user.running(*command[1:], module=command[0]) as run:
-        run.until(lambda: ask(run)[0] == 200, "it answers")
+    # Of several that end at once, those that find the instance fenced wait for whoever fenced it.
+    patience = {"EXOLLAMA_SIMULATED_PATIENCE_S": "1"} if workers > 1 else {}
+    with user.running(*command[1:], module=command[0], **patience) as run:
+        run.until(lambda: len(sources(run, workers)) == workers, "each worker answers from it")
         status, said = ask(run)
         assert (status, said["response"][-4:]) == (200, "why?"), said
         assert said["from"] != NOBODY

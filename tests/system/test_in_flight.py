@@ -42,14 +42,16 @@ ACTIVITY = [
 
 def test_each_use_writes_two_bytes_and_looking_writes_none(instance: Instance) -> None:
     for method, path, expected in ACTIVITY:
-        assert instance.counted(lambda m=method, p=path: instance.ask(m, p)) == expected, (method, path)  # type: ignore[misc]
-        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None))  # type: ignore[misc]
+        used = instance.counted(lambda m=method, p=path: instance.ask(m, p), expected)  # type: ignore[misc]
+        assert used == expected, (method, path)
+        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None), 0)  # type: ignore[misc]
         assert refused == 0, ("without a key", method, path)
     fenced = instance.run / "fence"
     fenced.write_text("")
     for method, path, expected in ACTIVITY:
-        assert instance.counted(lambda m=method, p=path: instance.ask(m, p)) == expected, ("fenced", method, path)  # type: ignore[misc]
-        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None))  # type: ignore[misc]
+        used = instance.counted(lambda m=method, p=path: instance.ask(m, p), expected)  # type: ignore[misc]
+        assert used == expected, ("fenced", method, path)
+        refused = instance.counted(lambda m=method, p=path: instance.ask(m, p, key=None), 0)  # type: ignore[misc]
         assert refused == 0, ("fenced, without a key", method, path)
     fenced.unlink()
 
@@ -96,6 +98,7 @@ def test_a_request_that_began_before_the_fence_ends_well_and_stops_the_commit(in
         assert (refused.status, refused.json()["error"]) == (409, "1 in flight")
         instance.upstream.gate.release(2)
         assert len(response.read().splitlines()) == 2
+    until(lambda: instance.status()["in_flight"] == 0, "its end")
     late = instance.ask("POST", commit)
     assert late.status == 409, "it ended, but was in use after the fence"
     assert "asked for" in late.json()["error"]
@@ -197,7 +200,7 @@ def test_keep_alive_clients_that_wait_are_not_in_flight(instance: Instance) -> N
         connection.request("POST", "/api/generate", b"{}", {"X-Ollama-Key": KEY})
         assert connection.getresponse().read() == b"xx"
     assert connection.sock is not None, "the connection to nginx is kept"
-    until(lambda: instance.status()["in_flight"] == 0, "no connection to the upstream is kept", 1)
+    until(lambda: instance.status()["in_flight"] == 0, "no connection to the upstream is kept")
     connection.close()
 
 

@@ -32,7 +32,7 @@ def interrupt(run: Running, how: tuple[signal.Signals, int]) -> Done:
     """Send the signal; it ends soon, with its code, a sentence and no traceback."""
     number, code = how
     run.process.send_signal(number)
-    done = run.end(timeout_s=5)
+    done = run.end(timeout_s=20)
     assert done.code == code, done.said
     assert "Traceback" not in done.err, done.said
     if number is not signal.SIGKILL:
@@ -52,7 +52,7 @@ def reap_idle_one(user: User, cloud: Simulator, id_: str) -> None:
 def test_before_the_create_call_an_interrupt_leaves_nothing_that_costs(
     records: Simulator, clerk_outside: User, moment: str, how: tuple[signal.Signals, int]
 ) -> None:
-    records.fault(moment, "hang", seconds=3)
+    records.fault(moment, "hang", seconds=8)
     with clerk_outside.running("provision", "--no-wait") as run:
         run.until(lambda: any(call.operation_id == moment for call in records.calls), moment)
         interrupt(run, how)
@@ -68,7 +68,7 @@ def test_during_the_create_call_an_interrupt_leaves_an_instance_that_is_owned_fo
     clerk.run("provision", "--no-wait").ended(0)  # makes the security group, so that its operations are over
     records.remove()
     records.api.calls.clear()
-    records.fault(moment, "slow", seconds=3)
+    records.fault(moment, "slow", seconds=8)
     with clerk_outside.running("provision", "--no-wait") as run:
         run.until(lambda: records.called(moment), moment)
         interrupt(run, how)
@@ -86,14 +86,15 @@ def test_however_often_a_provision_is_interrupted_while_it_boots_there_is_one_in
 ) -> None:
     for seen in cloud.instances():
         cloud.remove(seen.id)
-    cloud.boot(delay_s=0.5)
+    cloud.ollama(pull_hold_percent=40)
     for how in SIGNALS.values():
+        before = len(cloud.called("get-instance"))
         with user.running("provision") as run:
             run.until(lambda: any(seen.state == "running" for seen in cloud.instances()), "running")
-            before = len(cloud.called("get-instance"))
             run.until(lambda before=before: len(cloud.called("get-instance")) > before, "waits for it")  # type: ignore[misc]
             interrupt(run, how)
         assert len(cloud.instances()) == 1
+    cloud.ollama(pull_hold_percent=None)
     [seen] = cloud.instances()
     assert here.run("provision", "--json").ended(0).json["id"] == seen.id
     assert changes(cloud).count("create-instance") == 1
@@ -157,7 +158,7 @@ def test_an_interrupted_reaper_leaves_nothing_half_done(
     records: Simulator, clerk_outside: User, clerk: Clerk, how: tuple[signal.Signals, int]
 ) -> None:
     first, second = plant(records, state="error"), plant(records, state="running", exollama_activity="tnever")
-    records.fault("delete-instance", "slow", seconds=3)
+    records.fault("delete-instance", "slow", seconds=8)
     with clerk_outside.running("reap") as run:
         run.until(lambda: records.called("delete-instance"), "deleting")
         interrupt(run, how)

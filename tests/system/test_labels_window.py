@@ -5,7 +5,6 @@ our read and our write is lost. These tests hold both sides of that: what is pro
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -40,9 +39,7 @@ class Writer(Api):
 @pytest.fixture
 def ours(records: Simulator, clerk: Clerk) -> Writer:
     settings = clerk.settings()
-    return Writer(
-        settings, settings.zone, http_client_send, clock=records.clock.now, sleep=lambda seconds: time.sleep(0.002)
-    )
+    return Writer(settings, settings.zone, http_client_send, clock=records.clock.now, sleep=clerk.nap)
 
 
 @pytest.fixture
@@ -138,11 +135,11 @@ def test_a_newer_time_of_somebody_else_is_not_set_back(records: Simulator, ours:
 
 @pytest.mark.parametrize(("kind", "raised"), [("409", Conflict), ("busy", OperationFailed)])
 def test_a_busy_instance_is_written_after_reading_it_again(
-    records: Simulator, ours: Writer, seen: Seen, kind: str, raised: type[Exception]
+    records: Simulator, clerk: Clerk, ours: Writer, seen: Seen, kind: str, raised: type[Exception]
 ) -> None:
     records.fault("update-instance", kind)
     edits = iter([{"team": "green"}])
-    ours.sleep = lambda seconds: records.edit_labels(seen.id, **next(edits, {})) if seconds >= 1 else time.sleep(0.002)
+    ours.sleep = lambda seconds: records.edit_labels(seen.id, **next(edits, {})) if seconds >= 1 else clerk.nap(seconds)
     assert activity.record(ours, seen.id)
     assert now_label(records, seen)
     assert records.instance(seen.id).labels["team"] == "green"  # edited while we waited, so read again
@@ -159,7 +156,7 @@ def test_many_clients_at_once_leave_one_valid_map_and_write_a_few_times_at_most(
     settings = clerk.settings()
 
     def one() -> None:
-        api = Api(settings, settings.zone, http_client_send, clock=records.clock.now, sleep=lambda s: time.sleep(0.002))
+        api = Api(settings, settings.zone, http_client_send, clock=records.clock.now, sleep=clerk.nap)
         activity.record(api, seen.id)
 
     threads = [threading.Thread(target=one) for _ in range(8)]

@@ -172,7 +172,7 @@ def test_a_whole_run_finds_an_answer_to_each_question_and_leaves_nothing(look: L
     "options",
     [
         {"unique_group_names": False, "new_address_on_start": True, "list_unauthorized": True, "start_s": 0.03},
-        {"list_lag_s": 0.7},
+        {"list_lag_s": 5.0},
     ],
     ids=["otherwise", "late"],
 )

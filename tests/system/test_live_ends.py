@@ -6,6 +6,7 @@ import base64
 import functools
 import gzip
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,8 +175,10 @@ def test_a_role_that_may_not_delete_is_told_at_once(look: Look, monkeypatch: pyt
 
 def test_its_time_ends_it_even_in_the_middle_of_a_call(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "CHECKS", [one for one in checks.CHECKS if {"rules-twice", "create"} & {*one[0]}])
-    look.simulator.fault("create-instance", "slow", seconds=15)
-    done = look.run(*BUDGET, limit_s=2.0)
+    # Its time, a minute, is over as soon as that call is under way.
+    shorter = functools.partial(signal.setitimer, signal.ITIMER_REAL, 0.1)
+    look.simulator.fault("create-instance", "slow", seconds=15, then=shorter)
+    done = look.run(*BUDGET, limit_s=60.0)
     assert done.code == 1
     assert "It ends here: its time is over." in done.err
     assert "rules-twice" in look.found
@@ -204,13 +207,15 @@ def test_a_signal_ends_it_and_a_second_one_does_not_keep_it_from_tidying(
     records: Simulator, outside: User, tmp_path: Path
 ) -> None:
     records.fault("stop-instance", "hang", seconds=10)
-    records.fault("delete-instance", "slow", seconds=0.3)
+    sent = threading.Event()
+    records.fault("delete-instance", "slow", seconds=0, then=lambda: sent.wait(20))
     with begins(outside, tmp_path) as run:
         reaches(run, records, "stop-instance")
         assert len(records.instances()) == 2
         run.process.send_signal(signal.SIGTERM)
         reaches(run, records, "delete-instance", "slow")
         run.process.send_signal(signal.SIGINT)
+        sent.set()
         done = run.end(20)
     assert done.code == 143, done.said
     assert "what was made is being removed all the same" in done.err

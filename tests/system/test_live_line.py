@@ -1,5 +1,7 @@
 """What long waits show: a live line on a terminal; in a pipe one sentence where a boot begins, and then quiet."""
 
+import re
+
 import pytest
 
 from tests.simulator import Simulator
@@ -25,10 +27,12 @@ def test_whatever_takes_long_is_shown_while_it_does_and_gone_afterwards(
         records.fault("delete-instance", "slow", seconds=0.3)
     elif verb[0] == "logs":
         plant(records)
+    line = re.compile(re.escape(words).replace("0", r"\d"))  # by as many seconds as it took to draw it
     with typing(User(records), *verb) as keyboard:
-        keyboard.until(words)
+        keyboard.until(lambda: line.search(keyboard.screen))
         keyboard.end()
-        before, _, after = keyboard.raw.rpartition(words)
+        *_, last = line.finditer(keyboard.raw)
+        before, after = keyboard.raw[: last.start()], keyboard.raw[last.end() :]
         assert before.endswith("\r\x1b[K\x1b[2mexollama: ")
         assert after.startswith("\x1b[m\r\x1b[K"), "it is no line that stays"
 
@@ -45,9 +49,12 @@ def test_in_a_pipe_a_boot_begins_with_its_sentences_and_goes_on_without(empty: S
 
 
 def test_whoever_waits_for_anothers_boot_is_told_so_once_it_takes_long(
-    empty: Simulator, here: Clerk, monkeypatch: pytest.MonkeyPatch
+    empty: Simulator, here: Clerk, user: User
 ) -> None:
-    monkeypatch.setattr("client.boot.UNSAID_S", 0.0)
+    empty.ollama(pull_hold_percent=40)
     here.run("provision", "--no-wait").ended(0)
-    said = here.run("provision").ended(0).err.splitlines()
+    with user.running("provision") as run:
+        run.until(lambda: "Waiting" in run.err, "it is told")
+        empty.ollama(pull_hold_percent=None)
+        said = run.end().ended(0).err.splitlines()
     assert [line.partition(" (")[0] for line in said[:-1]] == ["exollama: Waiting for an instance of this name"]

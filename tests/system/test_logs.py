@@ -2,13 +2,14 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import fakes
-from tests.simulator import ALWAYS, Seen, Simulator
+from tests.simulator import ALWAYS, Seen, Simulator, commands
 from tests.simulator.driver import boot_report, status
 from tests.system.impostor import KEY, Impostor, http
 from tests.system.verbs import Clerk, User, changes, let_pass, plant
@@ -63,11 +64,21 @@ def test_looking_is_no_use_and_changes_nothing(cloud: Simulator, here: Clerk, up
 
 
 def test_a_boot_is_followed_until_it_is_ready_and_each_line_is_shown_once(
-    cloud: Simulator, empty: Simulator, user: User, here: Clerk
+    cloud: Simulator, empty: Simulator, user: User, here: Clerk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    play, follows = commands._phase, threading.Event()
+
+    def followed(host: commands.Host, phase: str, message: str, code: int = 1) -> commands.Result | None:
+        if phase != "starting":  # before which nobody can be asked, and later on a log may be too long for one look
+            follows.wait(30)
+        return play(host, phase, message, code)
+
+    monkeypatch.setattr(commands, "_phase", followed)
     cloud.boot(delay_s=0.1)
     here.run("provision", "--no-wait").ended(0)
     with user.running("logs", "--follow") as run:
+        run.until(lambda: "| == docker" in run.out, "it follows")
+        follows.set()
         done = run.end().ended(0)
     seen = cloud.instance()
     assert boot_report(seen)["phase"] == "ready"

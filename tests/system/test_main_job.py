@@ -177,10 +177,10 @@ def test_a_long_stream_records_activity_while_it_lasts(cloud: Simulator, user: U
     with user.running("generate", PROMPT) as run:
         began = time.monotonic()
         run.until(lambda: changes(cloud).count("update-instance") >= 2, "two writes during the stream")
-        lasted_s = time.monotonic() - began
         assert status(up)["in_flight"] == 1
         cloud.ollama(hold_after=None)
         run.end().ended(0)
+        lasted_s = time.monotonic() - began
     assert changes(cloud).count("update-instance") <= lasted_s + 3
     cloud.edit_labels(up.id, exollama_idle="s1800")
 

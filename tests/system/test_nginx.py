@@ -206,6 +206,7 @@ def test_a_dead_agent_is_502_and_json_and_ollama_still_answers(instance: Instanc
 
 def test_a_fence_and_the_idle_time_outlive_the_agents_restart(instance: Instance) -> None:
     instance.ask("POST", "/api/generate")
+    until(lambda: instance.requests() == 1, "its line, which the fence must not come before")
     instance.ask("PUT", f"/.exollama/fence/{OWNER}")
     time.sleep(1.2)
     before = instance.status()

@@ -231,9 +231,10 @@ def test_an_answer_that_comes_a_byte_at_a_time_holds_nobody_up(records: Simulato
     seen = plant(records, key=KEY)
     assert seen.ip
     with Impostor(seen.ip, tmp_path, KEY, answers=lambda asked: said() if "status" in asked else None) as one:
-        endpoint = Endpoint(seen.ip, Secret(KEY), timeout_s=0.2)
+        endpoint = Endpoint(seen.ip, Secret(KEY))
         if what == "status":
             endpoint.status()
+        endpoint.timeout_s = 0.5
         one.drip_s = 0.1  # never a timeout between two bytes, and half a minute for all of them
         began = time.monotonic()
         with pytest.raises(Unreachable):

@@ -5,6 +5,7 @@ Boots stand still in the middle until all runs have settled: no loser's instance
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -154,11 +155,14 @@ def test_where_a_process_is_killed_while_it_gives_way_its_instance_is_reaped_and
 ) -> None:
     monkeypatch.setattr("client.boot.LOOK_S", LOOK_S)
     # What the list says before the decision was right when it was asked for, and is old news when it arrives.
-    cloud.fault("list-instances", "slow", seconds=3, skip=1)
+    arrives = threading.Event()
+    cloud.fault("list-instances", "slow", seconds=0, skip=1, then=lambda: arrives.wait(30))
     cloud.fault("delete-instance", "hang", seconds=60)
     with watchful.running("provision") as late:
         late.until(lambda: len(cloud.called("list-instances")) == 2, "looks for an instance")
         first = here.run("provision", "--no-wait", "--json").ended(0).json
+        time.sleep(1.1)  # instances are told apart by the second in which they were made
+        arrives.set()
         late.until(lambda: cloud.called("delete-instance"), "gives way to it")
         assert len(cloud.instances()) == 2
         kill(late)

@@ -158,8 +158,11 @@ def test_no_verb_shows_a_secret_when_things_go_wrong(cloud: Simulator, owner: Us
 
 
 def test_argument_lists_that_carry_a_key_are_found(cloud: Simulator) -> None:
-    with Arguments() as arguments:
-        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)", KEY], check=True)
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()", KEY]
+    with Arguments() as arguments, subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        with process.stdin:
+            cloud.wait(lambda: any(KEY in line for line in list(arguments.seen)), "it is seen")
     assert found({"arguments": "\n".join(arguments.seen)}, cloud) == ["arguments"]
 
 

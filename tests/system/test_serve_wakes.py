@@ -52,8 +52,9 @@ def test_who_is_held_for_longer_than_the_hold_is_told_how_far_it_is_and_answered
 ) -> None:
     cloud.ollama(pull_hold_percent=40)
     with serving(user, "--hold", "1") as served, serving(user, "--hold", "1") as other:
-        served.run.until(lambda: refused(served.generate())["phase"] == "model", "the model is pulled")
-        answers = [served.generate(), other.generate()]  # the other one shows what the first is doing
+        for one in (served, other):  # the other one shows what the first is doing
+            one.run.until(lambda one=one: (refused(one.generate())["percent"] or 0) > 38, "the model is pulled")  # type: ignore[misc]
+        answers = [served.generate(), other.generate()]
         for said in map(refused, answers):
             assert (said["phase"], said["percent"]) == ("model", pytest.approx(40, abs=2))
             assert said["seconds"] >= 1
@@ -129,7 +130,7 @@ def test_programs_that_only_look_wake_nobody_and_find_the_configured_model(cloud
         lists = len(cloud.called("list-instances"))
         for _ in range(20):
             served.ask("GET", "/api/tags")
-        assert len(cloud.called("list-instances")) <= lists + 1, "what is not there is not looked for each time"
+        assert len(cloud.called("list-instances")) <= lists + 2, "what is not there is not looked for each time"
 
 
 def test_what_brings_a_model_wakes_one(cloud: Simulator, user: User) -> None:

@@ -199,10 +199,11 @@ def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator) -> None:
 
 
 def test_a_new_instance_may_show_late_in_lists(simulator: Simulator) -> None:
-    simulator.options.list_lag_s = 0.2
+    simulator.options.list_lag_s = 1000
     id_ = call(simulator, "POST", "/instance", create_body(simulator)).json["reference"]["id"]
     assert call(simulator, "GET", f"/instance/{id_}").status == 200
     assert call(simulator, "GET", "/instance").json["instances"] == []
+    simulator.zones["ch-gva-2"].instances[id_].visible_at -= 999.9
     simulator.wait(lambda: call(simulator, "GET", "/instance").json["instances"])
 
 
@@ -218,11 +219,11 @@ def test_time_moves_forward_and_one_zone_can_be_wrong(simulator: Simulator) -> N
         date = call(simulator, "GET", "/zone", zone=zone, authorization="").headers["Date"]
         return parsedate_to_datetime(date).timestamp() - time.time()
 
-    assert abs(ahead_s("ch-gva-2")) < 2
+    assert abs(ahead_s("ch-gva-2")) < 10
     simulator.advance(3600)
     simulator.skew(900, "de-fra-1")
-    assert abs(ahead_s("ch-gva-2") - 3600) < 2
-    assert abs(ahead_s("de-fra-1") - 4500) < 2
+    assert abs(ahead_s("ch-gva-2") - 3600) < 10
+    assert abs(ahead_s("de-fra-1") - 4500) < 10
     assert call(simulator, "GET", "/instance").status == 403  # this signer's clock stands an hour behind
 
 

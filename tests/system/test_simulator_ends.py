@@ -23,14 +23,15 @@ from tests.simulator.driver import launch, ready
 ROOT = Path(__file__).parents[2]
 # What a process under test does: bring an instance up, say who there is, and wait to be ended.
 PROGRAM = """
-import sys, time
+import select, sys
 from tests.simulator import Simulator
 from tests.simulator import __main__ as command_line
 from tests.simulator.driver import launch, ready
 with Simulator() as simulator:
     seen = ready(simulator, launch(simulator))
     print(simulator.base, simulator.warden_pid, *seen.pids.values(), flush=True)
-    sys.stdin.read()
+    while not select.select([sys.stdin], [], [], 0.5)[0]:  # a signal that comes just before is heard then
+        pass
 """
 
 
@@ -122,6 +123,9 @@ def test_the_with_block_ends_threads_processes_and_folder() -> None:
         pids = [simulator.warden_pid, *seen.pids.values()]
         folder = simulator.base
     assert gone(pids, folder)
+    deadline = time.monotonic() + 10
+    while not set(threading.enumerate()) <= before and time.monotonic() < deadline:
+        time.sleep(0.02)  # what served its last connections
     assert set(threading.enumerate()) <= before
 
 

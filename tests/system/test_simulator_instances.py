@@ -13,6 +13,7 @@ import pytest
 from functions.userdata import bare
 from tests.simulator import PHASES, Seen, Simulator
 from tests.simulator.driver import Answer, ask, boot_report, call, launch, ready, status
+from tests.simulator.warden import children
 
 MODEL = "granite3.1-dense:8b"
 
@@ -28,6 +29,11 @@ def alive(pids: list[int]) -> list[int]:
     return [
         pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
     ]
+
+
+def state(pid: int) -> str:
+    """As the kernel has it: T for what stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def generate(seen: Seen, prompt: str = "Why is the sky blue?") -> Answer:
@@ -71,8 +77,9 @@ def test_stop_keeps_the_disk_and_start_boots_from_it(simulator: Simulator) -> No
     simulator.wait(lambda: simulator.instance().state == "stopped", "stopped")
     assert alive(pids) == []
     simulator.ollama(fail_pull="the model is there, nothing is to be pulled")
+    before = boot_report(seen)
     call(simulator, "PUT", f"/instance/{seen.id}:start", {})
-    simulator.wait(lambda: boot_report(seen) == {}, "/run is cleaned")
+    simulator.wait(lambda: boot_report(seen) != before, "/run is cleaned")
     seen = ready(simulator, seen)
     assert not fence.exists()
     assert (root / "var/lib/exollama/tls/cert.pem").read_bytes() == certificate
@@ -85,8 +92,9 @@ def test_a_started_instance_may_come_back_at_another_address(simulator: Simulato
     assert seen.root is not None
     certificate = (seen.root / "var/lib/exollama/tls/cert.pem").read_bytes()
     simulator.poweroff()
+    before = boot_report(seen)
     call(simulator, "PUT", f"/instance/{seen.id}:start", {})
-    simulator.wait(lambda: boot_report(seen) == {}, "/run is cleaned")
+    simulator.wait(lambda: boot_report(seen) != before, "/run is cleaned")
     moved = ready(simulator, seen)
     assert moved.ip != seen.ip
     assert (seen.root / "var/lib/exollama/tls/cert.pem").read_bytes() != certificate
@@ -173,7 +181,9 @@ def test_a_stream_can_be_held_and_let_go(simulator: Simulator) -> None:
 
 def test_a_stopped_process_makes_the_instance_hang(simulator: Simulator) -> None:
     seen = ready(simulator, launch(simulator))
-    simulator.kill("nginx", number=signal.SIGSTOP)
+    simulator.kill("nginx", number=signal.SIGSTOP)  # the warden sends it, in its own time
+    master = seen.pids["nginx.service"]
+    simulator.wait(lambda: {state(pid) for pid in (master, *children(master))} == {"T"}, "it stands still")
     with pytest.raises(OSError, match="timed out"):
         ask(seen, "GET", "/.exollama/proof", timeout_s=0.3)
     simulator.kill("nginx", number=signal.SIGCONT)

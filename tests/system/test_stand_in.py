@@ -19,26 +19,28 @@ from typing import Any
 
 import pytest
 
+from tests.simulator.addresses import Addresses
 from tests.stand_in.schemas import plausible
 from tests.system.programs import PROGRAMS
 from tests.system.verbs import ROOT
 
 MODEL = "granite3.1-dense:8b"
+PORT = 11434
 PIECES = 48
 MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """The script, on a port of loopback."""
+    """The script, at an address that is nobody else's."""
 
-    port: int
+    address: str
     pid: int
     folder: Path
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{PORT}"
 
     def control(self, **controls: Any) -> None:
         draft = self.folder / "control.new"
@@ -52,24 +54,25 @@ class StandIn:
         return [f"{path} {end}" for found, path, end in lines if found == id_]
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        return http.client.HTTPConnection(self.address, PORT, timeout=10)
 
 
 @pytest.fixture(scope="module")
 def module_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     folder = tmp_path_factory.mktemp("stand-in")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    script = [sys.executable, "-I", "-S", str(ROOT / "tests/stand_in/__main__.py"), "127.0.0.1", str(port)]
+    addresses = Addresses()
+    address = addresses.take()
+    script = [sys.executable, "-I", "-S", str(ROOT / "tests/stand_in/__main__.py"), address, str(PORT)]
     with subprocess.Popen([*script, str(folder / "state"), str(folder / "control.json"), "0.12.0"]) as process:
         try:
-            until(lambda: _listens(port), "it listens")
-            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            until(lambda: _listens(address), "it listens")
+            with closing(http.client.HTTPConnection(address, PORT, timeout=10)) as connection:
                 connection.request("POST", "/api/pull", json.dumps({"model": MODEL, "stream": False}))
                 assert connection.getresponse().read() == b'{"status": "success"}'
-            yield StandIn(port, process.pid, folder)
+            yield StandIn(address, process.pid, folder)
         finally:
             process.kill()
+            addresses.close()
 
 
 @pytest.fixture
@@ -78,9 +81,9 @@ def stand_in(module_stand_in: StandIn) -> StandIn:
     return module_stand_in
 
 
-def _listens(port: int) -> bool:
+def _listens(address: str) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((address, PORT), timeout=1).close()
     except OSError:
         return False
     return True
@@ -121,7 +124,7 @@ def test_a_stream_ends_soon_after_its_client_has_gone(stand_in: StandIn, path: s
     assert stand_in.ends(id_) == []
     response.close()
     connection.close()
-    until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)  # it takes a millisecond where the machine is idle
+    until(lambda: stand_in.ends(id_), "it noticed")  # it takes a millisecond where the machine is idle
     assert stand_in.ends(id_) == [f"{path} left"]
 
 
@@ -134,7 +137,7 @@ def test_a_client_that_leaves_before_the_first_token_is_noticed(stand_in: StandI
     connection.request("POST", "/api/generate", body, {"X-Request-Id": id_})
     time.sleep(0.05)  # in which an answer would have begun
     connection.close()
-    until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)
+    until(lambda: stand_in.ends(id_), "it noticed")
     assert stand_in.ends(id_) == ["/api/generate left"]
 
 
@@ -207,7 +210,7 @@ def test_a_blob_is_kept_where_its_digest_is_right_and_is_never_held_in_memory(st
 
 def test_an_upload_that_breaks_off_is_not_kept(stand_in: StandIn) -> None:
     digest = f"sha256:{hashlib.sha256(b'whole').hexdigest()}"
-    with socket.create_connection(("127.0.0.1", stand_in.port), timeout=10) as raw:
+    with socket.create_connection((stand_in.address, PORT), timeout=10) as raw:
         raw.sendall(
             f"POST /api/blobs/{digest} HTTP/1.1\r\nHost: x\r\nX-Request-Id: broken\r\n"
             "Transfer-Encoding: chunked\r\n\r\n5\r\nwho".encode()

@@ -118,7 +118,7 @@ def test_a_client_that_leaves_while_the_engine_is_silent_is_noticed(stand_in: St
     body = json.dumps({"model": MODEL, "prompt": "wait", "stream": streamed})
     connection.request("POST", "/api/generate", body, {"X-Request-Id": id_})
     connection.close()
-    until(lambda: stand_in.ends(id_), "it noticed", timeout_s=2)
+    until(lambda: stand_in.ends(id_), "it noticed")
     assert stand_in.ends(id_) == ["/api/generate left"]
 
 

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from client import labels
-from tests.simulator import Seen, Simulator
+from tests.simulator import ALWAYS, Seen, Simulator
 from tests.simulator.driver import ask, ready, status
 from tests.system.serving import PROMPT, serving
 from tests.system.verbs import Clerk, User, changes, let_pass
@@ -56,6 +56,8 @@ def test_it_is_found_read_and_used_never_cut_and_reaped_once_idle(
     with serving(user, "--no-provision") as served, served.asking("POST", "/api/generate", PROMPT) as answer:
         assert answer.status == 200, "its key was read from its user-data"
         first = answer.readline()
+        # The forwarder writes a use down within a second: the label is to stay old.
+        empty.fault("update-instance", "403-iam", times=ALWAYS)
         let_pass(empty, IDLE)
         before = empty.instance(up.id).labels
         kept = here.run("reap", "--json").ended(0).json["instances"]

@@ -28,6 +28,7 @@ from functions import doctor, provision, reap_idle, stop
 from functions import status as status_verb
 from tests.simulator import Seen, Simulator
 from tests.simulator.driver import status, user_data
+from tests.simulator.warden import children
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = "0.03"
@@ -126,7 +127,14 @@ class Clerk(User):
 
     def __init__(self, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, nap_s: float) -> None:
         super().__init__(simulator)
-        injected = {"sleep": lambda seconds: time.sleep(nap_s), "clock": simulator.clock.now}
+
+        def nap(seconds: float) -> None:
+            time.sleep(nap_s)
+            if not simulator.options.machines:  # what records do takes no time, and is not to be missed in such naps
+                simulator.wait(lambda: not simulator.late, "the cloud's own deeds")
+
+        self.nap = nap
+        injected = {"sleep": nap, "clock": simulator.clock.now}
         for function in WAITING:
             defaults: dict[str, Any] = function.__kwdefaults__ or {}
             monkeypatch.setattr(function, "__kwdefaults__", {**defaults, **injected})
@@ -206,11 +214,21 @@ def changes(simulator: Simulator) -> list[str]:
 
 
 def let_pass(simulator: Simulator, seconds: float) -> None:
-    """Move time forward once every agent has seen what was just done: it looks once a second."""
+    """Move time forward once every agent has seen what was just done: it looks once a second.
+
+    It sees what nginx has logged, which comes after the last byte of an answer: by then nginx's workers sleep again.
+    """
     for seen in simulator.instances():
         if {"nginx.service", "exollama-agent.service"} <= seen.pids.keys():
+            workers = children(seen.pids["nginx.service"])
+            simulator.wait(lambda workers=workers: {_state(pid) for pid in workers} == {"S"}, "nginx has done with it")  # type: ignore[misc]
             status(seen)
     simulator.advance(seconds)
+
+
+def _state(pid: int) -> str:
+    """As the kernel has it: S for one that waits."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def owned_labels(request: str = "", **edits: str | None) -> dict[str, str]:
