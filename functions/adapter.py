@@ -105,6 +105,7 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         self.last_error = None
         self._settings = settings
         self._url: str | None = None
+        self._home = 0
         self._forwarder = contextlib.ExitStack()
         self._armed = False
         self._before: dict[signal.Signals, Any] = {}
@@ -131,7 +132,6 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         self._over = threading.Event()
         self._monitor: threading.Thread | None = None
         self._coming: set[Progress] = set()  # of those who asked for an instance, and know not what came of it
-        self._guest = self._url is not None  # what was started is another process's, which ends it
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
@@ -232,9 +232,9 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
         calls it; others wait until it is through. Nothing can be started afterwards.
         """
         here = threading.current_thread()
+        if self._url is not None and self._home != os.getpid():
+            return  # what was started is another process's, which ends it; a signal may come before `_forked` does
         with self._lock:
-            if self._guest:
-                return
             first = self._shutting is None
             self._shutting = self._shutting or here
         if first:
@@ -272,6 +272,7 @@ class ExoscaleOllamaAdapter(contextlib.AbstractContextManager["ExoscaleOllamaAda
             self._check()
             if self._url is None:
                 forwarder = client.forward(self._settings, wake=self._wake, drain_s=_DRAIN_S)
+                self._home = os.getpid()
                 self._url = self._forwarder.enter_context(forwarder)
             self._arm()
             return self._url

@@ -1,7 +1,8 @@
 """A program that has an adapter, run as a process by tests/system/test_adapter_ends.py; its arguments say what it does.
 
 `waits` until it is ended, or `returns`. Before: `boots` has another thread bring the instance up; `handles` SIGTERM
-itself, by exiting with 7; `forks` a child that waits for a signal, and one that exits. It says a line for each step.
+itself, by exiting with 7; `forks` a child that waits for a signal, and one that exits; `hits` a child with a signal
+within the fork. It says a line for each step.
 """
 
 import os
@@ -45,6 +46,8 @@ def child(adapter: ExoscaleOllamaAdapter, *, waits: bool) -> int:
 def main(what: list[str]) -> None:
     if "handles" in what:
         signal.signal(signal.SIGTERM, exit_7)
+    if "hits" in what:  # before the adapter hears of the fork, since it comes later
+        os.register_at_fork(after_in_child=lambda: signal.raise_signal(signal.SIGTERM))
     adapter = ExoscaleOllamaAdapter.from_env()
     adapter.start_idle_monitor()
     if "boots" in what:
@@ -53,6 +56,8 @@ def main(what: list[str]) -> None:
         say("url", adapter.ensure_instance())
     if "forks" in what:
         say("children", child(adapter, waits=False), child(adapter, waits=True))
+    if "hits" in what:
+        say("child", child(adapter, waits=False))
     say("waits")
     if "waits" in what:
         wait()

@@ -85,3 +85,12 @@ def test_a_forked_child_uses_the_adapter_and_ends_nothing_of_its_parents(cloud: 
         done = run.end(20)
     assert done.code == -signal.SIGTERM, done.said
     assert (cloud.instances(), changes(cloud).count("delete-instance")) == ([], 1)
+
+
+def test_a_child_that_a_signal_hits_within_the_fork_ends_nothing_of_its_parents(cloud: Simulator, user: User) -> None:
+    with program(user, "waits", "hits") as run:
+        assert f"child {-signal.SIGTERM}\n" in run.out
+        assert len(cloud.instances()) == 1
+        run.process.send_signal(signal.SIGTERM)
+        run.end(20)
+    assert (cloud.instances(), changes(cloud).count("delete-instance")) == ([], 1)
