@@ -218,7 +218,7 @@ def forwarder_rivals(session: nox.Session) -> None:
 
 @nox.session
 def boot(session: nox.Session) -> None:
-    """Boot the user-data in virtual machines for half an hour, as root on Debian; or `-- timeline --runs 3`."""
+    """Boot the user-data in virtual machines for an hour, as root on Debian; or `-- timeline --runs 3`."""
     install(session, "test")
     wanted = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
     wanted |= {"qemu-system-x86_64": "qemu-system-x86"}
