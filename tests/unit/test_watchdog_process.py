@@ -98,6 +98,7 @@ def test_requests_hold_it_off_and_it_counts_from_their_end(machine: Machine) -> 
         with socket.create_connection(upstream(machine)):
             machine.advance(900)
             until(lambda: machine.status()["idle_s"] < 60, "a look that takes it for more than a listing")
+    until(lambda: machine.status()["in_flight"] == 0, "its end, behind any look that still saw it")
     machine.advance(900)
     machine.looked()
     assert not machine.off.exists()
