@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.machine import process_state
 from tests.simulator import Simulator
 from tests.system.verbs import PATIENCE_S, ROOT
 
@@ -94,7 +95,7 @@ def children(pid: int) -> list[int]:
     """The children of a process that have not ended; cron leaves its zombies until the next minute."""
     try:
         words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        states = {int(word): Path(f"/proc/{word}/stat").read_text().rpartition(")")[2].split()[0] for word in words}
+        states = {int(word): process_state(int(word)) for word in words}
     except (FileNotFoundError, ProcessLookupError):  # one has ended meanwhile
         return children(pid) if Path(f"/proc/{pid}").exists() else []
     return [child for child, state in states.items() if state != "Z"]

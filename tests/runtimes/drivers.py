@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.lambda_api import RuntimeApi
+from tests.machine import hold_port
 from tests.runtimes.events import function_url
 from tests.simulator import Simulator
 from tests.simulator.driver import Answer
@@ -51,10 +52,7 @@ class Runtime(ABC):
     def __init__(self, bundle: Path, folder: Path, cloud: Simulator) -> None:
         self.cloud = cloud
         self.folder = folder
-        # Bound for as long as this is there, so that nobody else is given it; whoever means it can still listen.
-        self._held = socket.socket()
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))
+        self._held = hold_port()
         self.port: int = self._held.getsockname()[1]
         self.bundle = self.unpacked(bundle, folder / "code")
         self.log = folder / "log"

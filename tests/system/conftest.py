@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from client.settings import Secret
+from tests.machine import hold_port
 from tests.simulator import Options, Simulator
 from tests.simulator.driver import launch, ready
 from tests.simulator.lodging import Lodging
@@ -21,6 +22,13 @@ from tests.system.verbs import Clerk, User  # noqa: E402
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """One of this machine's loopback, for what a test has listen."""
+    with hold_port() as held:
+        yield held.getsockname()[1]
 
 
 @pytest.fixture(scope="session", autouse=True)

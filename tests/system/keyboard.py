@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from tests.machine import process_state
 from tests.system.verbs import ROOT, User
 
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
@@ -36,7 +36,7 @@ class Keyboard:
         for an answer, and a signal in between is heard at the next key.
         """
         if CTRL_C in keys:
-            self.until(lambda: self._state() in "SZ")
+            self.until(lambda: process_state(self.process.pid) in "SZ")
         self._read(0.0)
         self._seen = len(self.raw)
         os.write(self._master, "".join(keys).encode())
@@ -73,10 +73,6 @@ class Keyboard:
             self._read(0.02)
         self._read(0.0)
         return self.process.returncode
-
-    def _state(self) -> str:
-        """Of its main thread, as the kernel has it: S for one that waits, Z for one that has ended."""
-        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def _read(self, timeout_s: float) -> None:
         while select.select([self._master], [], [], timeout_s)[0]:

@@ -25,6 +25,7 @@ from functions import policy
 from functions.policy import Decision, Gate, Verb
 from functions.protocol import Outcome, drain, reap_one
 from tests.fakes import label_map
+from tests.machine import process_state
 from tests.system.clients import Ledger
 from tests.system.instance import until
 
@@ -120,8 +121,7 @@ class Zone:
         with self.lock:
             worker = self.random.choice(self.instance.workers())
             os.kill(worker, signal.SIGSTOP)
-            status = Path(f"/proc/{worker}/stat")
-            until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "a standstill")
+            until(lambda: process_state(worker) == "T", "a standstill")
             links = (os.readlink(entry) for entry in Path(f"/proc/{worker}/fd").iterdir())
             held = {link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")}
             now = time.monotonic()

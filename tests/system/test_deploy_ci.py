@@ -13,6 +13,7 @@ from pathlib import Path
 import ollama
 import pytest
 
+from tests.machine import is_running
 from tests.simulator import Seen, Simulator
 from tests.system.runners import GITHUB, GITLAB, Failed, GitHubJob, GitLabJob, dotenv, load, plant_exollama
 from tests.system.verbs import changes, let_pass
@@ -77,16 +78,10 @@ def given(**more: str) -> dict[str, str]:
     return {**step["with"], "listen": ANYWHERE, "python": sys.executable, **more}
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_after_the_action_programs_find_ollama_and_the_key_is_nowhere_but_behind_its_mask(
-    cloud: Simulator, job: GitHubJob
+    cloud: Simulator, job: GitHubJob, port: int
 ) -> None:
-    place = f"127.0.0.1:{free_port()}"
+    place = f"127.0.0.1:{port}"
     job.use(GITHUB, given(listen=place), "ollama")
     seen, outputs = only(cloud), job.steps["ollama"]["outputs"]
     assert outputs.keys() == {"forwarder", "url", "id", "model"}
@@ -338,20 +333,13 @@ def test_what_a_first_job_hands_on_leads_a_later_one_to_its_instance_which_the_s
     secrets = (seen.key, cloud.secret)
     assert not [place for place in (*report.values(), first.log, later.log) if any(one in place for one in secrets)]
     pid = int((project.folder / ".exollama/serve.pid").read_text())
-    cloud.wait(lambda: not _runs(pid), "the forwarder has ended")
+    cloud.wait(lambda: not is_running(pid), "the forwarder has ended")
 
     let_pass(cloud, 40 * 60)
     reaper = project.job("exollama-reap")
     reaper.run()
     assert f"destroyed ch-gva-2 ci-7 {seen.id}" in reaper.log
     assert cloud.instances() == []
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("shell", ["bash", "sh"])

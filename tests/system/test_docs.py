@@ -129,8 +129,8 @@ RUN = [page for page in PAGES if any(block.how in ("run", "background") for bloc
 class Reader:
     """Somebody who pastes one page's blocks, in a folder that looks like a checkout."""
 
-    def __init__(self, simulator: Simulator, folder: Path) -> None:
-        self._simulator = simulator
+    def __init__(self, simulator: Simulator, folder: Path, port: int) -> None:
+        self._simulator, self._port = simulator, port
         self.checkout, self._home = folder / "checkout", folder / "home"
         self.checkout.mkdir()
         for entry in ROOT.iterdir():
@@ -139,8 +139,6 @@ class Reader:
         filled_in(_made(self._home / ".exollama.env"), simulator.env)
         # An error's status is a failure for curl as well, and nothing waits for ever.
         (self._home / ".curlrc").write_text("fail\nmax-time = 30\n")
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._port = listener.getsockname()[1]
         verbs = stand_in(folder / "programs/verbs", simulator)
         program = _made(folder / "bin/exollama")
         self._failed = folder / "failed"
@@ -247,10 +245,10 @@ def _made(path: Path) -> Path:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_blocks_of_a_page_work_one_after_the_other(page: Path, empty: Simulator, tmp_path: Path) -> None:
+def test_the_blocks_of_a_page_work_one_after_the_other(page: Path, empty: Simulator, tmp_path: Path, port: int) -> None:
     needed("curl", "curl")
     found = blocks(page)
-    reader = Reader(empty, tmp_path)
+    reader = Reader(empty, tmp_path, port)
     with ExitStack() as running:
         if any("EXOLLAMA_PROVISION_URL" in block.text for block in found if block.how == "run"):
             running.enter_context(reader.function())
@@ -322,8 +320,8 @@ def test_a_block_that_is_written_otherwise_is_not_overlooked(text: str) -> None:
         blocks_of("x.md", text)
 
 
-def test_a_block_that_fails_is_not_passed_over(empty: Simulator, tmp_path: Path) -> None:
-    reader = Reader(empty, tmp_path)
+def test_a_block_that_fails_is_not_passed_over(empty: Simulator, tmp_path: Path, port: int) -> None:
+    reader = Reader(empty, tmp_path, port)
     reader.pastes(Block(where="x.md:0", how="run", language="sh", text="exollama status\n[ -e no ] || \\\n true\n"))
     for language, text in (
         ("sh", "exollama status\nexollama env\ntrue\n"),

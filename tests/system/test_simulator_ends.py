@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.machine import is_running
 from tests.simulator import Simulator
 from tests.simulator import __main__ as command_line
 from tests.simulator.driver import launch, ready
@@ -35,13 +36,6 @@ with Simulator() as simulator:
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def descendants(pid: int) -> list[int]:
     """All processes below one, itself included."""
     found = [pid]
@@ -55,9 +49,9 @@ def descendants(pid: int) -> list[int]:
 def ended(pids: list[int]) -> bool:
     """Whether all of them end within some seconds."""
     deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not any(alive(pid) for pid in pids)
+    return not any(is_running(pid) for pid in pids)
 
 
 def gone(pids: list[int], folder: Path) -> bool:
@@ -87,7 +81,7 @@ def host() -> Iterator[Host]:
     assert process.stdin is not None
     try:
         folder, warden, *pids = process.stdout.readline().split()
-        everything = [pid for pid in {*descendants(int(warden)), *map(int, pids)} if alive(pid)]
+        everything = [pid for pid in {*descendants(int(warden)), *map(int, pids)} if is_running(pid)]
         assert len(everything) >= 5  # the warden, the agent, nginx with its workers, Ollama's stand-in
         yield Host(process, Path(folder), int(warden), everything)
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from functions.userdata import bare
+from tests.machine import is_running, process_state
 from tests.simulator import PHASES, Seen, Simulator
 from tests.simulator.driver import Answer, ask, boot_report, call, launch, ready, status
 from tests.simulator.warden import children
@@ -26,14 +27,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [
-        pid for pid in pids if Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    ]
-
-
-def state(pid: int) -> str:
-    """As the kernel has it: T for what stands still."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return [pid for pid in pids if is_running(pid)]
 
 
 def generate(seen: Seen, prompt: str = "Why is the sky blue?") -> Answer:
@@ -183,7 +177,7 @@ def test_a_stopped_process_makes_the_instance_hang(simulator: Simulator) -> None
     seen = ready(simulator, launch(simulator))
     simulator.kill("nginx", number=signal.SIGSTOP)  # the warden sends it, in its own time
     master = seen.pids["nginx.service"]
-    simulator.wait(lambda: {state(pid) for pid in (master, *children(master))} == {"T"}, "it stands still")
+    simulator.wait(lambda: {*map(process_state, (master, *children(master)))} == {"T"}, "it stands still")
     with pytest.raises(OSError, match="timed out"):
         ask(seen, "GET", "/.exollama/proof", timeout_s=0.3)
     simulator.kill("nginx", number=signal.SIGCONT)

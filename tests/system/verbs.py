@@ -26,6 +26,7 @@ from client.api import Api
 from client.settings import Secret, Settings
 from functions import doctor, provision, reap_idle, stop
 from functions import status as status_verb
+from tests.machine import process_state
 from tests.simulator import Seen, Simulator
 from tests.simulator.driver import status, user_data
 from tests.simulator.warden import children
@@ -221,14 +222,9 @@ def let_pass(simulator: Simulator, seconds: float) -> None:
     for seen in simulator.instances():
         if {"nginx.service", "exollama-agent.service"} <= seen.pids.keys():
             workers = children(seen.pids["nginx.service"])
-            simulator.wait(lambda workers=workers: {_state(pid) for pid in workers} == {"S"}, "nginx has done with it")  # type: ignore[misc]
+            simulator.wait(lambda workers=workers: {*map(process_state, workers)} == {"S"}, "nginx has done with it")  # type: ignore[misc]
             status(seen)
     simulator.advance(seconds)
-
-
-def _state(pid: int) -> str:
-    """As the kernel has it: S for one that waits."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def owned_labels(request: str = "", **edits: str | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ import pytest
 from client.endpoint import Endpoint
 from client.errors import AgentDown, KeyRejected, OllamaError, Untrusted
 from client.settings import Secret
+from tests.machine import hold_port
 from tests.unit.machine import KEY, PREFIXES, PYTHON, ROOT, Machine, until
 
 CONF = (ROOT / "cloudinit/nginx.conf").read_text()
@@ -39,11 +40,7 @@ class Doorway:
         tls = self.agent.place("/var/lib/exollama/tls")
         files = ["-keyout", str(tls / "key.pem"), "-out", str(tls / "cert.pem")]
         subprocess.run([*argv, "-subj", "/CN=t", *files], check=True, capture_output=True)
-        # Bound for as long as this is there, so that nobody else is given them; whoever means them can still listen.
-        self.ports = [socket.socket(family) for family in (socket.AF_INET, socket.AF_INET6)]
-        for one, host in zip(self.ports, ("127.0.0.1", "::1"), strict=True):
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((host, 0))
+        self.ports = [hold_port(host) for host in ("127.0.0.1", "::1")]
         self.port, self.port6 = (one.getsockname()[1] for one in self.ports)
         conf = CONF.replace("listen 11435", f"listen 127.0.0.1:{self.port}")
         conf = conf.replace("listen [::]:11435", f"listen [::1]:{self.port6}")
