@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.machine import is_running
 from tests.system.expected_faults import TABLE, sort_of
 from tests.system.situations import IDLE_S, SITUATIONS, Impatient, Situation, World
 from tests.system.verbs import ROOT, User
@@ -62,7 +63,7 @@ class Nursery:
         """Kill the one that runs, wherever it is."""
         assert self.born.wait(30)
         os.kill(self.pid, signal.SIGKILL)
-        while self._alive():
+        while is_running(self.pid):
             time.sleep(0.001)
 
     def close(self) -> None:
@@ -71,13 +72,6 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()
-
-    def _alive(self) -> bool:
-        try:
-            with open(f"/proc/{self.pid}/stat") as stat:
-                return stat.read().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
 
     def _said(self) -> Any:
         assert self._process.stdout
