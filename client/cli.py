@@ -251,12 +251,11 @@ def _dispatch(words: list[str], prog: str, verb: str | None) -> int:
             return _no_verb(first, prog)
         prog = f"{prog} {first}"
     args = parser(prog, verb).parse_args(words)
-    import signal
-
     from client import verbs
+    from client.interrupts import arriving
 
-    signal.signal(signal.SIGTERM, _terminate)
-    return verbs.run(args)
+    with arriving(Terminated, ctrl_c=verb not in ("chat", "serve")):
+        return verbs.run(args)
 
 
 def _no_verb(word: str, prog: str) -> int:
@@ -280,7 +279,3 @@ def _no_verb(word: str, prog: str) -> int:
 def garuda(argv: Sequence[str] | None = None) -> int:
     """`garuda-exoscale`: the same under the original's name, whose help shows the original's verbs."""
     return main(argv, prog=GARUDA)
-
-
-def _terminate(_signum: int, _frame: object) -> None:
-    raise Terminated

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -143,17 +142,13 @@ class Clerk(User):
     def run(self, *arguments: str, module: str = "client", stdin: str = "", **env: str | None) -> Done:
         verb = {"functions.reap_idle": "reap", "functions.status": "status", "client": None}[module]
         out, err = io.StringIO(), io.StringIO()
-        before = signal.getsignal(signal.SIGTERM)
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in {**self.env, **env}.items():
                 if value is None:
                     patch.delenv(name, raising=False)
                 else:
                     patch.setenv(name, value)
-            try:
-                code = cli.main(list(arguments), verb=verb)
-            finally:
-                signal.signal(signal.SIGTERM, before)
+            code = cli.main(list(arguments), verb=verb)
         return Done(code, out.getvalue(), err.getvalue())
 
     def provisions(self, **env: Any) -> Done:

@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM as exceptions that are raised until they arrive.
+
+Python drops what a signal's handler raises while an object is being taken apart (a finalizer, a weakref's callback), as
+most answers of the API are: one signal in some thousand, and whoever sent it waits for an end that does not come.
+Neighbours: `client.cli` listens around each verb, and says how it ended. `chat` and `serve` hear Ctrl-C themselves.
+"""
+
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+AGAIN_S: Final = 0.5
+"""How long until it is looked whether what was raised is still on its way."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C. Python's own class takes no weak reference."""
+
+
+@contextmanager
+def arriving(terminated: type[BaseException], *, ctrl_c: bool) -> Iterator[None]:
+    """Within the block SIGTERM raises `terminated`, and Ctrl-C, if wanted and not ignored, Interrupted.
+
+    What was raised and then lost is raised anew. As long as it unwinds the block nothing more is raised, however long
+    that takes: a fence is lifted meanwhile, say. For the main thread; without setitimer (Windows) each is raised once.
+    """
+    kinds: dict[int, type[BaseException]] = {signal.SIGTERM: terminated}
+    if ctrl_c and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        kinds[signal.SIGINT] = Interrupted
+    raising = _Raising(kinds)
+    before: dict[int, Any] = {}
+    try:
+        for number in kinds:
+            before[number] = signal.signal(number, raising.heard)
+        if hasattr(signal, "setitimer"):
+            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raising.looked)
+            raising.wake = lambda: signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+        yield
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Raising:
+    """What was raised last, held weakly: it lives as long as something unwinds with it."""
+
+    def __init__(self, kinds: dict[int, type[BaseException]]) -> None:
+        self._kinds = kinds
+        self._number = 0
+        self._raised: Callable[[], BaseException | None] = lambda: None
+        self.wake: Callable[[], object] = lambda: None
+        """Has `looked` called after AGAIN_S."""
+
+    def heard(self, number: int, _frame: FrameType | None) -> None:
+        """A signal's handler."""
+        self._number = number
+        self.wake()
+        raise self._fresh()
+
+    def looked(self, _number: int, _frame: FrameType | None) -> None:
+        """SIGALRM's handler: raise it again where nothing unwinds with it any more, and it did not arrive."""
+        self.wake()
+        if self._raised() is None:
+            raise self._fresh()
+
+    def _fresh(self) -> BaseException:
+        # In a frame of its own: one that the traceback holds must not hold what is raised.
+        end = self._kinds[self._number]()
+        self._raised = weakref.ref(end)
+        return end
