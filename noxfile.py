@@ -220,14 +220,11 @@ def forwarder_rivals(session: nox.Session) -> None:
 def boot(session: nox.Session) -> None:
     """Boot the user-data in virtual machines for an hour, as root on Debian; or `-- timeline --runs 3`."""
     install(session, "test")
-    wanted = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-    wanted |= {"qemu-system-x86_64": "qemu-system-x86"}
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [package for program, package in wanted.items() if not shutil.which(program, path=path)]
-    if missing:
+    if missing := str(session.run("python", "-m", "tests.boot.image", "--missing", silent=True)).split():
         session.run("apt-get", "update", "-qq", external=True)
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, "seabios", "ipxe-qemu"]
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
         session.run(*command, external=True, env=quiet)
     env = {"EXOLLAMA_BOOT_CACHE": str(session.cache_dir.absolute() / "boot"), "PATH": path}
     session.run("python", "-m", "tests.boot.image", env=env)

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,12 @@ DISK = "8G"
 PACKAGES = "cloud-init dbus linux-image-cloud-amd64 python3-minimal systemd systemd-sysv udev".split()
 PACKAGES += "ca-certificates curl gpg iproute2 iptables locales openssl sudo".split()
 PROGRAMS = {"debootstrap": "debootstrap", "mke2fs": "e2fsprogs", "qemu-img": "qemu-utils"}
-PROGRAMS |= {"qemu-system-x86_64": "qemu-system-x86", "unshare": "util-linux", "setpriv": "util-linux"}
+PROGRAMS |= {
+    "qemu-system-x86_64": "qemu-system-x86 seabios ipxe-qemu",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
+}
+"""What building and booting call, and in which of Debian's packages it is, with those that it needs beside it."""
 
 FILES = {
     "etc/apt/sources.list": f"deb {MIRROR} {SUITE} main\ndeb {MIRROR} {SUITE}-updates main\n"
@@ -61,9 +67,8 @@ class Image:
 def build() -> Image:
     """The image, from the cache where it was built before. Raises Missing, and RuntimeError with apt's last words."""
     cache = Path(os.environ.get(CACHE) or Path(tempfile.gettempdir()) / "exollama-images")
-    missing = [package for program, package in PROGRAMS.items() if not _found(program)]
-    if missing:
-        raise Missing(f"programs are missing: apt-get install --no-install-recommends {' '.join(missing)}")
+    if packages := missing():
+        raise Missing(f"programs are missing: apt-get install --no-install-recommends {packages}")
     recipe = hashlib.sha256(Path(__file__).read_bytes())
     for file in sorted(GUEST.iterdir()):
         recipe.update(file.read_bytes())
@@ -148,12 +153,17 @@ def _python(root: Path, tree: Path) -> None:
         shutil.copy((root / library.lstrip("/")).resolve(), target)
 
 
-def _found(program: str) -> bool:
-    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
+def missing() -> str:
+    """The packages whose programs this machine lacks, with blanks between them."""
+    return " ".join(packages for program, packages in PROGRAMS.items() if not shutil.which(program, path=_path()))
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _run(command: list[str]) -> str:
-    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8"}
+    env = {**os.environ, "PATH": _path(), "LC_ALL": "C.UTF-8"}
     alone = ["unshare", "--mount", "--propagation", "private"]  # what is mounted meanwhile, as /proc, goes with it
     done = subprocess.run([*alone, *command], env=env, capture_output=True, text=True, timeout=900, check=False)
     if done.returncode:
@@ -162,4 +172,4 @@ def _run(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(f"the disk: {build().disk}")
+    print(missing() if sys.argv[1:] == ["--missing"] else f"the disk: {build().disk}")

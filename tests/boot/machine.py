@@ -20,6 +20,8 @@ from tests.simulator.records import Record
 
 MEMORY_MIB = 3072
 POWER_OFF_S = 120.0
+MARGIN_S = 900.0
+"""How much later than a reaper, or than whoever made it, a machine acts by itself, as rules.py has it."""
 PRODUCT = "Exoscale Compute Platform"
 
 
@@ -105,6 +107,15 @@ class VirtualMachine:
 
     def is_on(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def goes_off(self, at_most_s: float) -> float:
+        """After how many seconds it had switched itself off. Raises AssertionError where it did not in that time."""
+        began = time.monotonic()
+        while self.is_on():
+            assert time.monotonic() - began < at_most_s, f"it still runs after {at_most_s:.0f} s"
+            time.sleep(1)
+        assert "reboot: Power down" in self.console
+        return time.monotonic() - began
 
     @property
     def console(self) -> str:
