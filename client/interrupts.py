@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Final
 
 AGAIN_S: Final = 0.5
-"""How long until it is looked whether what was raised is still on its way."""
+"""How often it is looked whether what was raised is still on its way."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,13 +37,13 @@ def arriving(terminated: type[BaseException], *, ctrl_c: bool) -> Iterator[None]
             before[number] = signal.signal(number, raising.heard)
         if hasattr(signal, "setitimer"):
             before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raising.looked)
-            raising.wake = lambda: signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            raising.wake = lambda: signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
         yield
     finally:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one of somebody's C
 
 
 class _Raising:
@@ -54,7 +54,7 @@ class _Raising:
         self._number = 0
         self._raised: Callable[[], BaseException | None] = lambda: None
         self.wake: Callable[[], object] = lambda: None
-        """Has `looked` called after AGAIN_S."""
+        """Has `looked` called every AGAIN_S from now on."""
 
     def heard(self, number: int, _frame: FrameType | None) -> None:
         """A signal's handler."""
@@ -64,7 +64,6 @@ class _Raising:
 
     def looked(self, _number: int, _frame: FrameType | None) -> None:
         """SIGALRM's handler: raise it again where nothing unwinds with it any more, and it did not arrive."""
-        self.wake()
         if self._raised() is None:
             raise self._fresh()
 
