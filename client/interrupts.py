@@ -6,6 +6,7 @@ Neighbours: `client.cli` listens around each verb, and says how it ended. `chat`
 """
 
 import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any, Final
 
 AGAIN_S: Final = 0.5
 """How often it is looked whether what was raised is still on its way."""
+STUCK_S: Final = 60.0
+"""What unwinds for so long waits for a lock, say, that was to be released just when the signal came."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,8 +27,8 @@ class Interrupted(KeyboardInterrupt):
 def arriving(terminated: type[BaseException], *, ctrl_c: bool) -> Iterator[None]:
     """Within the block SIGTERM raises `terminated`, and Ctrl-C, if wanted and not ignored, Interrupted.
 
-    What was raised and then lost is raised anew. As long as it unwinds the block nothing more is raised, however long
-    that takes: a fence is lifted meanwhile, say. For the main thread; without setitimer (Windows) each is raised once.
+    What was raised and then lost is raised anew; while it unwinds the block nothing is, for STUCK_S at least: a fence
+    is lifted meanwhile, say. For the main thread; without setitimer (Windows) each is raised once.
     """
     kinds: dict[int, type[BaseException]] = {signal.SIGTERM: terminated}
     if ctrl_c and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -53,6 +56,7 @@ class _Raising:
         self._kinds = kinds
         self._number = 0
         self._raised: Callable[[], BaseException | None] = lambda: None
+        self._at = 0.0
         self.wake: Callable[[], object] = lambda: None
         """Has `looked` called every AGAIN_S from now on."""
 
@@ -63,12 +67,12 @@ class _Raising:
         raise self._fresh()
 
     def looked(self, _number: int, _frame: FrameType | None) -> None:
-        """SIGALRM's handler: raise it again where nothing unwinds with it any more, and it did not arrive."""
-        if self._raised() is None:
+        """SIGALRM's handler: raise it again where nothing unwinds with it any more, or for too long."""
+        if self._raised() is None or time.monotonic() - self._at >= STUCK_S:
             raise self._fresh()
 
     def _fresh(self) -> BaseException:
         # In a frame of its own: one that the traceback holds must not hold what is raised.
         end = self._kinds[self._number]()
-        self._raised = weakref.ref(end)
+        self._raised, self._at = weakref.ref(end), time.monotonic()
         return end

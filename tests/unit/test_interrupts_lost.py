@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -106,6 +107,23 @@ def test_what_is_put_in_order_at_the_end_is_not_interrupted_again(monkeypatch: p
     verb_that(monkeypatch, verb)
     assert words("status") == 143
     assert steps == ["a fence is lifted", "it is lifted"]
+
+
+@pytest.mark.timeout(20)
+def test_what_is_stuck_at_the_end_is_interrupted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "STUCK_S", 0.3)
+    lock = threading.Lock()
+
+    def verb() -> int:
+        lock.acquire()  # as one of urllib3's pool whose holder was interrupted just before it let go
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            lock.acquire()
+        return 0
+
+    verb_that(monkeypatch, verb)
+    assert words("status") == 143
 
 
 def test_a_lost_signal_does_not_end_a_verb_that_is_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
