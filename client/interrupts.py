@@ -17,6 +17,7 @@ AGAIN_S: Final = 0.5
 """How often it is looked whether what was raised is still on its way."""
 STUCK_S: Final = 60.0
 """What unwinds for so long waits for a lock, say, that was to be released just when the signal came."""
+_TIMED: Final = hasattr(signal, "setitimer")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -34,18 +35,17 @@ def arriving(terminated: type[BaseException], *, ctrl_c: bool) -> Iterator[None]
     if ctrl_c and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         kinds[signal.SIGINT] = Interrupted
     raising = _Raising(kinds)
+    handlers: dict[int, Any] = {signal.SIGALRM: raising.looked} if _TIMED else {}
+    handlers |= dict.fromkeys(kinds, raising.heard)
     before: dict[int, Any] = {}
     try:
-        for number in kinds:
-            before[number] = signal.signal(number, raising.heard)
-        if hasattr(signal, "setitimer"):
-            before[signal.SIGALRM] = signal.signal(signal.SIGALRM, raising.looked)
-            raising.wake = lambda: signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
         yield
     finally:
-        if hasattr(signal, "setitimer"):
+        if _TIMED:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
+        for number, handler in reversed(before.items()):  # SIGALRM's last: one that comes meanwhile sets the timer
             signal.signal(number, handler or signal.SIG_DFL)  # None: one of somebody's C
 
 
@@ -57,13 +57,12 @@ class _Raising:
         self._number = 0
         self._raised: Callable[[], BaseException | None] = lambda: None
         self._at = 0.0
-        self.wake: Callable[[], object] = lambda: None
-        """Has `looked` called every AGAIN_S from now on."""
 
     def heard(self, number: int, _frame: FrameType | None) -> None:
         """A signal's handler."""
         self._number = number
-        self.wake()
+        if _TIMED:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S, AGAIN_S)
         raise self._fresh()
 
     def looked(self, _number: int, _frame: FrameType | None) -> None:
